@@ -1,0 +1,56 @@
+# Every target that CI runs is a target here; `make help` lists them.
+SHELL  := /bin/bash
+PYTHON ?= python3
+VENV   ?= .venv
+NODES  ?= 0
+RECIPE ?= clip_toy
+ARGS   ?=
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help pretrain test lint format bench-engine toy clean constraints
+
+help: ## list every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The stamp is written last, so that a cut installation is done again.
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pineco: $(PYTHON) is older than 3.11; pass PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+ifeq ($(NODES),0)
+pretrain: $(READY) ## toy world -> perceptual initialisation -> CLIP -> report, here [RECIPE= ARGS="key=value"]
+	$(BIN)/python -m launch.run $(RECIPE) $(ARGS)
+else
+pretrain:
+	@echo "pineco: NODES=$(NODES): the SLURM launcher is not in this version; run here with NODES=0" >&2; exit 2
+endif
+
+test: $(READY) ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+toy: $(READY) ## write the toy world to data/toy
+	$(BIN)/python -m data_pipeline.toy_world data/toy
+
+bench-engine: $(READY) ## one step through Trainer and engine against a bare PyTorch loop, into results/
+	$(BIN)/python -m launch.bench_engine
+
+constraints: $(READY) ## write constraints.txt anew from what is installed
+	$(BIN)/uv pip freeze --exclude-editable --python $(BIN)/python > constraints.new && mv constraints.new constraints.txt
+
+clean: ## remove runs and caches (keeps .venv and data)
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

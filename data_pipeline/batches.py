@@ -1,0 +1,46 @@
+"""The typed batches: the whole contract between data_pipeline and pretrain.
+
+Legend of letters, used in every shape of this project:
+    B samples of one rank's micro-batch      H, W image height and width in pixels
+    L text tokens (context length)           D features of an embedding
+    V lanes of the sample order              T batches of an epoch
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Tensors that travel to the device together."""
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    def pin(self) -> Self:
+        """Page-locked copies, so that `to` a CUDA device overlaps with compute."""
+        return type(self)(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+
+    def __len__(self) -> int:
+        return int(getattr(self, fields(self)[0].name).shape[0])
+
+
+@dataclass(frozen=True)
+class ImageTextBatch(_Batch):
+    images: Tensor  # (B, 3, H, W) uint8, RGB; normalised on the device by the objective
+    tokens: Tensor  # (B, L) int64, 0 after the end-of-text token
+    samples: Tensor  # (B,) int64, global sample numbers: position in the sorted list of shards
+
+
+@dataclass(frozen=True)
+class TripletBatch(_Batch):
+    reference: Tensor  # (B, 3, H, W) uint8, RGB
+    left: Tensor  # (B, 3, H, W) uint8, RGB
+    right: Tensor  # (B, 3, H, W) uint8, RGB
+    right_vote: Tensor  # (B,) float32 in [0, 1]: share of the voters who found `right` more similar
+    samples: Tensor  # (B,) int64, row numbers among the rows that were kept

@@ -1,0 +1,114 @@
+"""A tar header parser that trusts nothing: checksums, bounded sizes and names, no links, no silent end.
+
+Written instead of using the standard library's module because that one can loop for ever on hostile input (Python
+3.11.7) and, in stream mode, takes a bad header for the end of the archive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from data_pipeline.errors import InputError
+
+BLOCK = 512
+MAX_NAME = 4096  # bytes of a long name or of a pax record block that we are willing to read
+MAX_MEMBER = 1 << 33  # 8 GiB: a larger member is no image, caption or annotation
+_REGULAR = (b"0", b"\0", b"7")
+_DIRECTORY, _PAX, _PAX_GLOBAL, _GNU_LONG_NAME = b"5", b"x", b"g", b"L"
+
+ReadAt = Callable[[int, int], bytes]  # (offset, length) -> exactly length bytes, fewer only at the end
+
+
+@dataclass(frozen=True)
+class Member:
+    name: str
+    offset: int  # of the first data byte, from the start of the archive
+    size: int  # bytes
+
+
+class TarError(InputError):
+    """The archive is no tar or is damaged: names the byte offset of the header at fault."""
+
+    def __init__(self, offset: int, what: str) -> None:
+        super().__init__(f"at byte {offset}: {what}")
+        self.offset = offset
+
+
+def read_members(read_at: ReadAt, archive_size: int) -> Iterator[Member]:
+    """Yields the regular members of an archive of `archive_size` bytes, in file order.
+
+    Raises TarError at a bad checksum, a member that reaches past the end, a link or device, or a missing end marker.
+    """
+    offset, long_name = 0, None
+    while True:
+        header = read_at(offset, BLOCK)
+        if header == bytes(BLOCK):
+            _require(offset > 0 or archive_size <= 20 * BLOCK, offset, "starts with zeros: no tar archive")
+            return
+        _require(len(header) == BLOCK, offset, "the archive ends without an end marker: it was cut, copy it again")
+        _require(_checksum_holds(header), offset, "bad header checksum: damaged, or no tar archive")
+        size, kind, data = _size(header, offset), header[156:157], offset + BLOCK
+        _require(data + size <= archive_size, offset, f"member of {size} bytes reaches past the end: cut archive")
+        if kind in (_PAX, _GNU_LONG_NAME):
+            _require(size <= MAX_NAME, offset, f"extended header of {size} bytes (limit {MAX_NAME})")
+            long_name = _long_name(read_at(data, size), kind, offset) or long_name
+        elif kind in _REGULAR:
+            yield Member(long_name or _name(header, offset), data, size)
+            long_name = None
+        elif kind not in (_DIRECTORY, _PAX_GLOBAL):
+            raise TarError(offset, f"member of type {kind!r}: only regular files are read, no links or devices")
+        offset = data + -(-size // BLOCK) * BLOCK
+
+
+def _require(condition: bool, offset: int, what: str) -> None:
+    if not condition:
+        raise TarError(offset, what)
+
+
+def _checksum_holds(header: bytes) -> bool:
+    """The stored sum counts the checksum field itself as eight spaces."""
+    stored = header[148:156].strip(b" \0")
+    if not stored or any(c not in b"01234567" for c in stored):
+        return False
+    return int(stored, 8) == sum(header) - sum(header[148:156]) + 8 * 32
+
+
+def _size(header: bytes, offset: int) -> int:
+    field = header[124:136]
+    if field[0] == 0x80:  # GNU base-256; 0xFF would be a negative size
+        size = int.from_bytes(field[1:], "big")
+    else:
+        digits = field.strip(b" \0")
+        _require(all(c in b"01234567" for c in digits), offset, f"size field {field!r} is not octal")
+        size = int(digits or b"0", 8)
+    _require(size <= MAX_MEMBER, offset, f"member of {size} bytes (limit {MAX_MEMBER})")
+    return size
+
+
+def _text(raw: bytes, offset: int) -> str:
+    try:
+        return raw.split(b"\0", 1)[0].decode("utf-8")
+    except UnicodeDecodeError:
+        raise TarError(offset, f"member name {raw[:40]!r} is not UTF-8") from None
+
+
+def _name(header: bytes, offset: int) -> str:
+    name = _text(header[:100], offset)
+    prefix = _text(header[345:500], offset) if header[257:263] == b"ustar\0" else ""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _long_name(data: bytes, kind: bytes, offset: int) -> str | None:
+    """The name in a GNU long-name member, or the `path` record of a pax header, if it has one."""
+    if kind == _GNU_LONG_NAME:
+        return _text(data, offset)
+    name = None
+    while data.strip(b"\0"):
+        length, _, _ = data.partition(b" ")
+        _require(length.isdigit() and 0 < int(length) <= len(data), offset, "bad pax record length")
+        key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+        _require(key != b"size", offset, "pax size record: members over 8 GiB are not read")
+        name = _text(value, offset) if key == b"path" else name
+        data = data[int(length) :]
+    return name

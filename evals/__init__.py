@@ -1,0 +1,1 @@
+"""Measures any encoder, ours or anyone's; knows nothing of training."""

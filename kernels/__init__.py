@@ -1,0 +1,1 @@
+"""Triton kernels, one folder per op. A leaf of the import graph: imports nothing else of ours."""

@@ -1,0 +1,1 @@
+"""Recipes, objectives, the one training loop, engines and checkpoints; knows nothing of evaluation."""
