@@ -1,0 +1,74 @@
+"""From a recipe to what the loop consumes: the data set that is named there, as a loader of typed batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data_pipeline.errors import InputError
+from data_pipeline.image_text import ImageTextSource
+from data_pipeline.loader import Loader, Source
+from data_pipeline.toy_world import make_toy_world
+from data_pipeline.transforms import Augmentation
+from data_pipeline.triplets import TripletSource
+from evals.datasets import resolve_tasks
+from pretrain.distributed import RankInfo, barrier
+from pretrain.models import image_size, tokenizer
+from pretrain.recipe import ImageTextSettings, Recipe, TripletSettings
+
+
+def build_loader(recipe: Recipe, ranks: RankInfo) -> Loader[Any]:
+    """Indexes the data set of the recipe; raises InputError naming what is missing or damaged there."""
+    data = recipe.data
+    return Loader(
+        _source(recipe),
+        batch_size=data.batch_size // data.accumulation,
+        lanes=data.lanes,
+        seed=recipe.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        workers=data.workers,
+        prefetch=data.prefetch,
+    )
+
+
+def ensure_toy_world(recipe: Recipe, ranks: RankInfo) -> None:
+    """Writes the recipe's toy world where it is not there yet; one rank writes, the others wait."""
+    if recipe.toy_world is not None and ranks.leads:
+        from pathlib import Path
+
+        make_toy_world(Path(recipe.toy_world.root), recipe.toy_world.settings)
+    barrier(ranks)
+
+
+def check_evaluation(recipe: Recipe) -> None:
+    """Raises InputError for a task or a data set that does not exist, before any step is taken."""
+    settings = recipe.evaluation
+    if settings.tasks:
+        if settings.data is None:
+            raise InputError(f"{recipe.name}: evaluation.tasks is set, so evaluation.data=DIR must name their folder")
+        resolve_tasks(settings.data, settings.tasks)
+
+
+def _source(recipe: Recipe) -> Source[Any]:
+    data = recipe.data
+    if data.root is None:
+        raise InputError(f"{recipe.name}: data.root is not set; pass data.root=DIR")
+    size = image_size(recipe.model)
+    if isinstance(data, ImageTextSettings):
+        return ImageTextSource(
+            data.root,
+            image_size=size,
+            tokenize=tokenizer(recipe.model),
+            seed=recipe.seed,
+            augmentation=Augmentation(crop_scale=data.crop_scale, crop_ratio=data.crop_ratio, flip=data.flip),
+            captions=data.captions,
+        )
+    assert isinstance(data, TripletSettings)
+    return TripletSource(
+        data.root,
+        image_size=size,
+        split=data.split,
+        min_votes=data.min_votes,
+        seed=recipe.seed,
+        shuffled=data.shuffled,
+    )

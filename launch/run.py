@@ -1,0 +1,59 @@
+"""python -m launch.run RECIPE [key=value ...]: trains a recipe here, evaluates its checkpoints, writes a report.
+
+Under torchrun (or anything that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT) each process is one
+rank of the run. Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipeline.errors import InputError
+from pretrain.recipe import load_init_recipe, load_recipe, recipe_names, recipe_yaml
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.run",
+        description="Train a recipe on this machine, evaluate its checkpoints, write a report.",
+        epilog=f"recipes: {', '.join(recipe_names())}",
+    )
+    parser.add_argument("recipe", help="name of a recipe, or path of a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. schedule.epochs=2 init=random")
+    parser.add_argument("--run-dir", type=Path, help="where everything is written (default: runs/NAME of the recipe)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    parser.add_argument("--check", action="store_true", help="validate, print the resolved recipe, and stop")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        recipe = load_recipe(options.recipe, options.overrides)
+        if recipe.init != "random" and recipe.init_checkpoint is None:
+            load_init_recipe(recipe)
+        if options.check:
+            print(recipe_yaml(recipe), end="")
+            return 0
+        from launch.training import Interrupted, train  # imports torch, so only now
+
+        directory = options.run_dir or Path("runs") / recipe.name
+        try:
+            train(recipe, directory, resume=options.resume)
+        except Interrupted as stop:
+            command = " ".join(["python -m launch.run", options.recipe, *options.overrides])
+            print(f"pineco: {stop}; go on with: {command} --run-dir {directory} --resume", file=sys.stderr)
+            return INTERRUPTED
+    except InputError as error:
+        print(f"pineco: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""The run directory: what was asked for, which code ran, what happened.
+
+    RUN/recipe.yaml  code.json  run.log  metrics.jsonl  tensorboard/  checkpoints/  reports/  report.{md,json}  init/
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from data_pipeline.errors import InputError
+from evals.provenance import commit, hardware, versions
+from pretrain.checkpoint import list_checkpoints
+from pretrain.recipe import Recipe, first_difference, load_recipe, recipe_yaml
+
+logger = logging.getLogger("pineco")
+
+
+def open_run(directory: Path, recipe: Recipe, *, resume: bool, device: torch.device, ranks: int) -> None:
+    """Creates the directory, or refuses one that holds another recipe, or an unfinished run without `resume`."""
+    saved = directory / "recipe.yaml"
+    if saved.is_file():
+        difference = first_difference(recipe, load_recipe(str(saved)))
+        if difference is not None:
+            raise InputError(f"{directory}: holds a run of another recipe ({difference}); pass --run-dir for a new one")
+        step = max((c.step for c in list_checkpoints(directory / "checkpoints")), default=0)
+        if step and not resume:
+            raise InputError(f"{directory}: holds a run that stands at step {step}; add --resume, or a new --run-dir")
+    elif directory.exists() and any(p.name != "init" for p in directory.iterdir()):
+        raise InputError(f"{directory}: exists and holds no run; pass another --run-dir")
+    directory.mkdir(parents=True, exist_ok=True)
+    saved.write_text(recipe_yaml(recipe))
+    code = {
+        "commit": commit(),
+        "versions": versions(),
+        "device": hardware(device),
+        "ranks": ranks,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+    with (directory / "code.json").open("a") as file:  # one line a start, so that a resume by other code shows
+        file.write(json.dumps(code) + "\n")
+
+
+def log_to(directory: Path) -> logging.Handler:
+    """Sends our messages to run.log as well; the caller removes the handler when the stage ends."""
+    handler = logging.FileHandler(directory / "run.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    return handler

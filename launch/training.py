@@ -1,0 +1,169 @@
+"""One run: its first stage where the recipe has one, then data + objective + engine + hooks -> fit -> report."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from data_pipeline.errors import InputError
+from data_pipeline.loader import Loader
+from evals.provenance import hardware
+from evals.report import terminal_table
+from launch.hooks import Checkpointer, Evaluator
+from launch.inputs import build_loader, check_evaluation, ensure_toy_world
+from launch.interrupt import StopFlag
+from launch.rundir import log_to, logger, open_run
+from pretrain.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, load_weights
+from pretrain.distributed import RankInfo, any_rank, barrier, pick_device, start_process_group
+from pretrain.engine import Engine, build_engine
+from pretrain.metrics import StepLog
+from pretrain.objectives.base import Objective
+from pretrain.optim import learning_rate
+from pretrain.recipe import OBJECTIVES, Recipe, load_init_recipe
+from pretrain.trainer import TrainState, fit
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run is saved and can go on
+    """The run was asked to stop and has saved a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process computes, and how it is asked to stop."""
+
+    ranks: RankInfo
+    device: torch.device
+    stop: StopFlag
+
+
+def train(recipe: Recipe, directory: Path, *, resume: bool) -> None:
+    """Runs a recipe to its end in `directory`; raises Interrupted where a signal stopped it earlier."""
+    ranks = RankInfo.from_environment()
+    device = pick_device(recipe.engine.device, ranks)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logger.setLevel(logging.INFO if ranks.leads else logging.ERROR)
+    started = time.perf_counter()
+    start_process_group(ranks, device)
+    try:
+        with StopFlag() as stop:
+            _run_stage(recipe, directory, Place(ranks, device, stop), resume=resume)
+    finally:
+        dist.destroy_process_group()
+    if ranks.leads:
+        _conclude(recipe, directory, device, time.perf_counter() - started)
+
+
+def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool) -> Checkpoint:
+    """The stage before it, if the recipe has one, then this one; returns the last checkpoint."""
+    ensure_toy_world(recipe, place.ranks)
+    check_evaluation(recipe)
+    loader = build_loader(recipe, place.ranks)  # before the first stage: bad data shows at once, not after it
+    if place.ranks.leads:
+        open_run(directory, recipe, resume=resume, device=place.device, ranks=place.ranks.world)
+    barrier(place.ranks)
+    engine = _build_engine(recipe, _first_stage(recipe, directory, place), place)
+    state = _restore(directory, engine)
+    handler = log_to(directory) if place.ranks.leads else logging.NullHandler()
+    try:
+        _fit(recipe, directory, place, loader, engine, state)
+    finally:
+        logger.removeHandler(handler)
+    return list_checkpoints(directory / "checkpoints")[-1]
+
+
+def _first_stage(recipe: Recipe, directory: Path, place: Place) -> Checkpoint | None:
+    """The checkpoint whose weights the run starts from: a named one, or that of the recipe's first stage."""
+    if recipe.init == "random":
+        return None
+    if recipe.init_checkpoint is not None:
+        found = list_checkpoints(Path(recipe.init_checkpoint) / "checkpoints")
+        if not found:
+            raise InputError(f"init_checkpoint {recipe.init_checkpoint}: no run directory with checkpoints")
+        return found[-1]
+    return _run_stage(load_init_recipe(recipe), directory / "init", place, resume=True)
+
+
+def _build_engine(recipe: Recipe, begin: Checkpoint | None, place: Place) -> Engine:
+    module, name = OBJECTIVES[recipe.objective.kind].module.split(":")
+    objective: Objective = getattr(importlib.import_module(module), name)(recipe, place.ranks)
+    if begin is not None:
+        load_weights(begin, objective)
+    return build_engine(objective, recipe, place.ranks, place.device)
+
+
+def _restore(directory: Path, engine: Engine) -> TrainState:
+    """From the newest checkpoint, or the start."""
+    found = list_checkpoints(directory / "checkpoints")
+    if not found:
+        return TrainState()
+    state = load_checkpoint(found[-1], engine)
+    logger.info("resumed from %s", found[-1].path)
+    return state
+
+
+def _fit(
+    recipe: Recipe, directory: Path, place: Place, loader: Loader[Any], engine: Engine, state: TrainState
+) -> None:
+    ranks = place.ranks
+    steps = total_steps(recipe, loader.batches_per_epoch)
+    lr = partial(learning_rate, total=steps, peak=recipe.optimizer.lr, schedule=recipe.schedule)
+    log = StepLog(directory, recipe.name, steps=steps, every=recipe.log_every, lr=lr, ranks=ranks, start=state)
+    evaluator = Evaluator(directory, recipe, place.device)
+    due = partial(checkpoint_due, recipe=recipe, batches_per_epoch=loader.batches_per_epoch, steps=steps)
+    saver = Checkpointer(directory, recipe, engine, ranks, due=due, log=log, after=evaluator)
+    with closing(log), closing(loader.iterate(state.data)) as batches:
+        if ranks.leads:
+            evaluator.catch_up(state.step)
+        barrier(ranks)
+        log.resume(state)
+        state = fit(
+            engine,
+            batches,
+            state,
+            steps=steps,
+            samples_a_step=recipe.data.batch_size,
+            lr=lr,
+            seed=recipe.seed,
+            hooks=[log, saver],
+            should_stop=lambda: any_rank(place.stop.raised, ranks, place.device),
+        )
+        if state.step < steps:
+            saver.save(state)
+            raise Interrupted(f"{recipe.name} stopped at step {state.step} of {steps} and is saved")
+
+
+def total_steps(recipe: Recipe, batches_per_epoch: int) -> int:
+    """Optimizer steps of the whole run; batches are micro-batches."""
+    return recipe.schedule.steps or recipe.schedule.epochs * batches_per_epoch // recipe.data.accumulation
+
+
+def checkpoint_due(step: int, *, recipe: Recipe, batches_per_epoch: int, steps: int) -> bool:
+    """After the last step, every `every_steps`, and after the step that completes `every_epochs` more epochs."""
+    every = recipe.checkpoint
+    if step == steps or (every.every_steps and step % every.every_steps == 0):
+        return True
+    if every.every_epochs is None:
+        return False
+    period = every.every_epochs * batches_per_epoch
+    return step * recipe.data.accumulation // period > (step - 1) * recipe.data.accumulation // period
+
+
+def _conclude(recipe: Recipe, directory: Path, device: torch.device, seconds: float) -> None:
+    """What a person sees last: the table, and where things are."""
+    evaluator = Evaluator(directory, recipe, device)
+    path = evaluator.write_run_report({"seconds of this session": f"{seconds:.0f}", "device": hardware(device)})
+    console = Console()
+    if path is not None:
+        console.print(terminal_table(evaluator.reports()[-1]))
+        console.print(f"report: {path}", soft_wrap=True)
+    console.print(f"encoder: {list_checkpoints(directory / 'checkpoints')[-1].export}", soft_wrap=True)

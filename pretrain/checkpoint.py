@@ -1,0 +1,202 @@
+"""A checkpoint is a directory of safetensors and JSON whose manifest of sha256 sums is written last.
+
+    checkpoints/step_00000460/
+        export/open_clip_config.json        stock open_clip loads `local-dir:` on this folder
+        export/open_clip_model.safetensors  the weights; not stored a second time
+        training.safetensors                Adam's moments, and what the objective keeps beside the exported model
+        state.json                          step, samples seen, data position
+        manifest.json                       sha256 and bytes of every file above
+
+It is written under a temporary name, flushed to disk and published by one rename, so that a directory called
+`step_*` is complete or damaged by something else, which the sums then show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from data_pipeline.errors import InputError
+from data_pipeline.loader import DataPosition
+from pretrain.engine import Engine
+from pretrain.models import export_config
+from pretrain.objectives.base import Objective
+from pretrain.trainer import TrainState
+
+SCHEMA = 1
+WEIGHTS, CONFIG = "export/open_clip_model.safetensors", "export/open_clip_config.json"
+TRAINING, STATE, MANIFEST = "training.safetensors", "state.json", "manifest.json"
+MODEL, MODULE = "model.", "module/"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint directory."""
+
+    path: Path
+
+    @property
+    def step(self) -> int:
+        return int(self.path.name.removeprefix("step_"))
+
+    @property
+    def export(self) -> Path:
+        """The directory that stock open_clip and evals load."""
+        return self.path / "export"
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """Published checkpoints, oldest first."""
+    return [Checkpoint(p) for p in sorted(folder.glob("step_*")) if (p / MANIFEST).is_file()]
+
+
+def gather_tensors(engine: Engine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(weights of the exported model, training state) as CPU tensors. Every rank must call it."""
+    moments = engine.optimizer_state()
+    module = {name: t.detach().cpu().contiguous() for name, t in engine.objective.state_dict().items()}
+    weights = {name.removeprefix(MODEL): t for name, t in module.items() if name.startswith(MODEL)}
+    rest = {MODULE + name: t for name, t in module.items() if not name.startswith(MODEL)}
+    return weights, {**moments, **rest}
+
+
+def save_checkpoint(
+    folder: Path, *, model: str, weights: Mapping[str, Tensor], training: Mapping[str, Tensor], state: TrainState
+) -> Checkpoint:
+    """Writes and publishes `folder/step_NNNNNNNN`; one rank calls it.
+
+    Raises InputError where the disk is full or not writable: nothing is left behind, older checkpoints are intact.
+    """
+    final = folder / f"step_{state.step:08d}"
+    temporary = folder / f".writing_{final.name}"
+    files = {
+        CONFIG: export_config(model).encode(),
+        WEIGHTS: save(dict(weights)),
+        TRAINING: save(dict(training)),
+        STATE: json.dumps(asdict(state), indent=2).encode(),
+    }
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / "export").mkdir(parents=True)
+        for name, data in files.items():
+            _write(temporary / name, data)
+        _write(temporary / MANIFEST, _manifest({n: (_sha256(d), len(d)) for n, d in files.items()}))
+        if final.exists():  # left by a run that was resumed from an earlier step
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _flush_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        older = list_checkpoints(folder)
+        kept = f"the checkpoint of step {older[-1].step} is intact" if older else "there is no older checkpoint"
+        reason = error.strerror or str(error)
+        raise InputError(f"{final}: not saved: {reason}; {kept}. Make room, then go on with --resume") from None
+    return Checkpoint(final)
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Raises InputError naming the file that is missing, cut or changed."""
+    for name, (digest, size) in _read_manifest(checkpoint).items():
+        path = checkpoint.path / name
+        if not path.is_file():
+            raise InputError(f"{path}: missing, though the manifest lists it; {_mend(checkpoint)}")
+        if path.stat().st_size != size or _sha256_file(path) != digest:
+            raise InputError(f"{path}: damaged, its sha256 is not the manifest's; {_mend(checkpoint)}")
+
+
+def load_checkpoint(checkpoint: Checkpoint, engine: Engine) -> TrainState:
+    """Verifies, then puts weights, moments and the objective's other state into the engine."""
+    verify(checkpoint)
+    if not (checkpoint.path / TRAINING).is_file():
+        raise InputError(f"{checkpoint.path}: keeps no training state (see checkpoint.keep); resume from a newer one")
+    state = json.loads((checkpoint.path / STATE).read_text())
+    training = load_file(checkpoint.path / TRAINING)
+    module = {k.removeprefix(MODULE): t for k, t in training.items() if k.startswith(MODULE)}
+    module |= {MODEL + k: t for k, t in load_file(checkpoint.path / WEIGHTS).items()}
+    _load_module(engine.objective, module, checkpoint)
+    moments = {k: t for k, t in training.items() if not k.startswith(MODULE)}
+    engine.load_state(moments, state["step"])
+    return TrainState(state["step"], state["samples_seen"], DataPosition(**state["data"]))
+
+
+def load_weights(checkpoint: Checkpoint, objective: Objective) -> None:
+    """Starts a run from the exported model of another one, e.g. CLIP from perceptual initialisation."""
+    verify(checkpoint)
+    own = {k: t for k, t in objective.state_dict().items() if not k.startswith(MODEL)}
+    module = {MODEL + k: t for k, t in load_file(checkpoint.path / WEIGHTS).items()}
+    _load_module(objective, {**own, **module}, checkpoint)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Drops the training state of all but the newest `keep` checkpoints; exported encoders stay."""
+    for checkpoint in list_checkpoints(folder)[:-keep]:
+        files = _read_manifest(checkpoint)
+        if TRAINING in files:
+            files = {name: entry for name, entry in files.items() if name != TRAINING}
+            _write(checkpoint.path / "manifest.new", _manifest(files))
+            (checkpoint.path / "manifest.new").replace(checkpoint.path / MANIFEST)
+            (checkpoint.path / TRAINING).unlink()
+
+
+def _load_module(objective: Objective, tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    try:
+        objective.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        what = str(error).strip().splitlines()[1].strip()[:200]
+        raise InputError(f"{checkpoint.path}: holds another model than the recipe's: {what}") from None
+
+
+def _manifest(files: Mapping[str, tuple[str, int]]) -> bytes:
+    entries = {name: {"sha256": digest, "bytes": size} for name, (digest, size) in files.items()}
+    return json.dumps({"schema": SCHEMA, "safetensors": safetensors.__version__, "files": entries}, indent=2).encode()
+
+
+def _read_manifest(checkpoint: Checkpoint) -> dict[str, tuple[str, int]]:
+    path = checkpoint.path / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        if manifest["schema"] != SCHEMA:
+            raise InputError(f"{path}: schema {manifest['schema']}, this version reads {SCHEMA}")
+        return {name: (entry["sha256"], entry["bytes"]) for name, entry in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: missing or damaged; {_mend(checkpoint)}") from None
+
+
+def _mend(checkpoint: Checkpoint) -> str:
+    older = [c.step for c in list_checkpoints(checkpoint.path.parent) if c.step < checkpoint.step]
+    then = f"--resume then goes on from step {older[-1]}" if older else "there is no older one"
+    return f"remove {checkpoint.path}, {then}"
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

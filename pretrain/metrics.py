@@ -1,0 +1,120 @@
+"""What a run tells: one live line, metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from pretrain.distributed import RankInfo, mean_over_ranks
+from pretrain.objectives.base import StepOutput
+from pretrain.trainer import TrainState
+
+PLAIN_EVERY = 10.0  # seconds between two lines where stderr is no terminal
+
+
+class StepLog:
+    """The first hook: every `every` steps averages over ranks and writes a row; stops a run whose loss is not finite.
+
+    metrics.jsonl has one row a logged step: step, epoch, samples_seen, loss (and loss_hex, exact), the objective's
+    metrics, lr, samples_per_second.
+    """
+
+    def __init__(
+        self, folder: Path, stage: str, *, steps: int, every: int, lr: object, ranks: RankInfo, start: TrainState
+    ) -> None:
+        self.steps, self.every, self.lr, self.ranks, self.stage = steps, every, lr, ranks, stage
+        self.path = folder / "metrics.jsonl"
+        self.last_loss = math.nan
+        self._clock, self._clock_samples = time.perf_counter(), start.samples_seen
+        if ranks.leads:
+            _drop_rows_after(self.path, start.step)
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start.step + 1)
+            self.line = _Line(stage, steps, start.step)
+
+    def __call__(self, state: TrainState, output: StepOutput) -> None:
+        if state.step % self.every and state.step != self.steps:
+            return
+        names = ["loss", *output.metrics]
+        values = torch.stack([output.loss.detach().float(), *(m.float() for m in output.metrics.values())])
+        row = dict(zip(names, mean_over_ranks(values, self.ranks).tolist(), strict=True))
+        self.last_loss = row["loss"]
+        if not math.isfinite(self.last_loss):
+            raise FloatingPointError(f"{self.stage}: loss is {self.last_loss} at step {state.step}; nothing was saved")
+        if self.ranks.leads:
+            self._write(state, row)
+
+    def _write(self, state: TrainState, row: dict[str, float]) -> None:
+        now = time.perf_counter()
+        row["samples_per_second"] = (state.samples_seen - self._clock_samples) / (now - self._clock)
+        row["lr"] = self.lr(state.step - 1)  # type: ignore[operator]
+        self._clock, self._clock_samples = now, state.samples_seen
+        where = {"step": state.step, "epoch": state.data.epoch, "samples_seen": state.samples_seen}
+        with self.path.open("a") as file:
+            file.write(json.dumps({**where, **row, "loss_hex": row["loss"].hex()}) + "\n")
+        for name, value in row.items():
+            self.board.add_scalar(f"{self.stage}/{name}", value, state.step)
+        self.line.update(state.step, row["loss"], row["samples_per_second"])
+
+    def pause(self) -> None:
+        """Time until the next row counts from `resume`, e.g. around an evaluation."""
+        if self.ranks.leads:
+            self.line.pause()
+
+    def resume(self, state: TrainState) -> None:
+        self._clock, self._clock_samples = time.perf_counter(), state.samples_seen
+        if self.ranks.leads:
+            self.line.resume()
+
+    def close(self) -> None:
+        if self.ranks.leads:
+            self.line.pause()
+            self.board.close()
+
+
+class _Line:
+    """One live line on a terminal; a plain line now and then where stderr goes to a file."""
+
+    def __init__(self, stage: str, steps: int, step: int) -> None:
+        self.stage, self.steps, self.console = stage, steps, Console(stderr=True)
+        self.first, self.started, self.spoke = step, time.perf_counter(), 0.0
+        self.progress: Progress | None = None
+        if self.console.is_terminal:
+            columns = ("{task.description}", "step {task.completed}/{task.total}", "loss {task.fields[loss]:.4f}")
+            texts = [TextColumn(c) for c in (*columns, "{task.fields[speed]:.0f} samples/s", "ETA")]
+            self.progress = Progress(texts[0], BarColumn(), *texts[1:], TimeRemainingColumn(), console=self.console)
+            self.task: TaskID = self.progress.add_task(stage, total=steps, completed=step, loss=math.nan, speed=0.0)
+            self.progress.start()
+
+    def update(self, step: int, loss: float, speed: float) -> None:
+        if self.progress is not None:
+            self.progress.update(self.task, completed=step, loss=loss, speed=speed)
+            return
+        now = time.perf_counter()
+        if now - self.spoke >= PLAIN_EVERY or step == self.steps:
+            eta = (now - self.started) / max(1, step - self.first) * (self.steps - step)
+            line = f"{self.stage} step {step}/{self.steps} loss {loss:.4f} {speed:.0f} samples/s ETA {eta:.0f} s"
+            print(line, file=sys.stderr, flush=True)
+            self.spoke = now
+
+    def pause(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def resume(self) -> None:
+        if self.progress is not None:
+            self.progress.start()
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """A resumed run takes these steps again: each step stands in the file once."""
+    if path.is_file():
+        rows = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
+        path.write_text("".join(rows))

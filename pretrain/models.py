@@ -1,0 +1,87 @@
+"""Towers from open_clip's model configs, and the directory that stock open_clip loads."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from data_pipeline.errors import InputError
+
+MODEL_CONFIGS = Path(__file__).parent / "model_configs"
+MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
+open_clip.add_model_config(MODEL_CONFIGS)
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """The open_clip config of a model: embed_dim, vision_cfg, text_cfg.
+
+    The logit scale becomes a tensor of one element, because DeepSpeed cannot broadcast one of no dimension.
+    """
+    config = open_clip.get_model_config(name)
+    if config is None:
+        ours = ", ".join(sorted(p.stem for p in MODEL_CONFIGS.glob("*.json")))
+        raise InputError(f"model {name!r}: neither an open_clip model name nor one of ours ({ours})")
+    return {**config, "nonscalar_logit_scale": True}
+
+
+def build_clip(name: str, seed: int) -> nn.Module:
+    """A randomly initialised CLIP; the same seed gives the same weights and leaves the global generator alone."""
+    model_config(name)
+    with torch.random.fork_rng(devices=[]), _quiet():
+        torch.manual_seed(seed)
+        return open_clip.create_model(name, load_weights=False, nonscalar_logit_scale=True)
+
+
+def image_size(name: str) -> int:
+    """Side of the square that the image tower sees, in pixels."""
+    return int(model_config(name)["vision_cfg"]["image_size"])
+
+
+class Normalise(nn.Module):
+    """(B, 3, H, W) uint8 on the device -> float32, zero mean and unit variance by the statistics CLIP uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std
+
+
+def export_config(name: str) -> str:
+    """open_clip_config.json of an export directory, as text."""
+    preprocess = {
+        "size": image_size(name),
+        "mode": "RGB",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    return json.dumps({"model_cfg": model_config(name), "preprocess_cfg": preprocess}, indent=2)
+
+
+class _quiet:  # noqa: N801 - used like a function
+    """open_clip warns on the root logger that a model has no pretrained weights: here that is the point."""
+
+    def __enter__(self) -> None:
+        self.level = logging.root.level
+        logging.root.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        logging.root.setLevel(self.level)
+
+
+def tokenizer(name: str) -> Callable[[list[str]], Tensor]:
+    """Captions -> (B, L) int64, L the context length of the model's text tower."""
+    model_config(name)
+    return open_clip.get_tokenizer(name)

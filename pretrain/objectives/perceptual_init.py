@@ -1,0 +1,33 @@
+"""Perceptual initialisation: a random image tower learns human similarity judgements before it sees any text."""
+
+from __future__ import annotations
+
+from data_pipeline.batches import TripletBatch
+from pretrain.distributed import RankInfo
+from pretrain.losses import cosine_distance, triplet_hinge, two_afc
+from pretrain.models import Normalise, build_clip
+from pretrain.objectives.base import Objective, StepOutput
+from pretrain.recipe import PerceptualInitSettings, Recipe
+
+
+class PerceptualInit(Objective):
+    """2AFC hinge on the cosine distances of the image tower's embeddings (arXiv 2505.14204, stage 1).
+
+    Holds the whole CLIP so that its export loads like any other and the second stage starts from the same text
+    tower as a random start with this seed; only the image tower is trained.
+    """
+
+    def __init__(self, recipe: Recipe, ranks: RankInfo) -> None:
+        super().__init__()
+        self.settings: PerceptualInitSettings = recipe.objective
+        self.model = build_clip(recipe.model, recipe.seed)
+        self.model.requires_grad_(False)
+        self.model.visual.requires_grad_(True)
+        self.normalise = Normalise()
+
+    def forward(self, batch: TripletBatch) -> StepOutput:
+        images = (batch.reference, batch.left, batch.right)
+        reference, left, right = (self.model.encode_image(self.normalise(x)) for x in images)
+        d_left, d_right = cosine_distance(reference, left), cosine_distance(reference, right)
+        loss = triplet_hinge(d_left, d_right, batch.right_vote, self.settings.margin)
+        return StepOutput(loss, {"two_afc": two_afc(d_left, d_right, batch.right_vote).detach()})

@@ -1,0 +1,56 @@
+"""The loop. It knows no model, no data set and no file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from data_pipeline.loader import DataPosition
+from pretrain.engine import Engine
+from pretrain.objectives.base import StepOutput
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands; with the tensors of the engine, all that a resume needs."""
+
+    step: int = 0  # optimizer steps taken
+    samples_seen: int = 0  # over all ranks
+    data: DataPosition = field(default_factory=DataPosition)  # the next micro-batch
+
+
+Hook = Callable[[TrainState, StepOutput], None]
+
+
+def fit(
+    engine: Engine,
+    batches: Iterator[tuple[DataPosition, Any]],
+    state: TrainState,
+    *,
+    steps: int,
+    samples_a_step: int,
+    lr: Callable[[int], float],
+    seed: int,
+    hooks: Sequence[Hook],
+    should_stop: Callable[[], bool],
+) -> TrainState:
+    """Takes optimizer steps until `steps` are taken or `should_stop`; returns where it stands.
+
+    batches: (position after it, batch) of this rank. lr: of the update from a step to the next. hooks: called after
+    every step, in order, on every rank.
+    """
+    engine.objective.train()
+    while state.step < steps and not should_stop():
+        torch.manual_seed(seed + state.step)  # so that no generator state needs saving
+        for _ in range(engine.accumulation):
+            position, batch = next(batches)
+            output = engine.forward_backward(batch.to(engine.device))
+        engine.step(lr(state.step))
+        engine.objective.after_step(state.step)
+        state = TrainState(state.step + 1, state.samples_seen + samples_a_step, position)
+        for hook in hooks:
+            hook(state, output)
+    return state
