@@ -93,8 +93,9 @@ def caption(scene: Scene, rng: np.random.Generator, thoroughness: float) -> str:
     says = _choose_what_to_say(scene, rng, thoroughness)
     groups = Counter((thing.shape, thing.colour) for thing in scene.objects)
     first = {(thing.shape, thing.colour): thing for thing in reversed(scene.objects)}
-    if len(groups) > 1 and thoroughness < 1 and rng.random() < 0.15:
-        things = f"{NUMBERS[len(scene.objects) - 1]} shapes"
+    if rng.random() < 0.2 * (1 - thoroughness):  # only counted
+        total = len(scene.objects)
+        things = f"{NUMBERS[total - 1]} {'shape' if total == 1 else 'shapes'}"
     else:
         things = " and ".join(_group_phrase(first[kind], n, says, rng) for kind, n in groups.items())
     where = pick(rng, LAYOUT_PHRASES[scene.layout]) if "layout" in says else ""

@@ -173,9 +173,9 @@ def sample_accent(rng: np.random.Generator, rgb: RGB) -> RGB:
 
 
 def contrast(rgb: RGB, thing: ToyObject) -> float:
-    """CIE76 between a background and an object; a textured one may half fade, but not vanish."""
+    """CIE76 between a background and an object; of a textured one, the accent may fade a third more."""
     body = math.dist(lab(rgb), lab(thing.rgb))
-    return body if thing.texture == "solid" else min(body, 2 * math.dist(lab(rgb), lab(thing.accent)))
+    return body if thing.texture == "solid" else min(body, 1.5 * math.dist(lab(rgb), lab(thing.accent)))
 
 
 def sample_background(

@@ -343,7 +343,7 @@ def _is_complete(root: Path, settings: ToyWorldSettings) -> bool:
     mend = "delete that folder or choose another one"
     try:
         world = json.loads((root / "world.json").read_bytes())
-        schema, there, files = world["schema"], world["settings"], world["files"]
+        schema, there, files = world["schema"], dict(world["settings"]), dict(world["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{root}/world.json is not the record of a toy world: {mend}") from error
     if schema != SCHEMA:
@@ -364,9 +364,8 @@ def _claim(root: Path) -> None:
     except OSError as error:
         raise InputError(f"cannot make the folder {root}: {error.strerror}") from error
     found = {path.name for path in root.iterdir()}
-    foreign = sorted(found - {*_PARTS, _MARKER, f"{_MARKER}.json"}) or sorted(
-        found if _MARKER not in found else ()
-    )
+    ours = {*_PARTS, _MARKER, f"{_MARKER}.json"} if _MARKER in found else set()
+    foreign = sorted(found - ours)
     if foreign and not (root / "world.json").exists():  # another process may have finished it just now
         raise InputError(f"{root} holds {foreign[0]!r} and no toy world: choose an empty or a new folder")
 

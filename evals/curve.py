@@ -10,8 +10,8 @@ from html import escape
 
 WIDTH, LEFT, TOP, BOTTOM = 1000, 64, 66, 58  # pixels; LEFT, TOP and BOTTOM are margins of the plot
 CHARACTER = 7.0  # pixels of one, on average, in the legend; measured on the names in tasks.yaml
-SWATCH, NUMBERS = 62, 164  # pixels of the legend before and after its names
-LAST, CHANCE = WIDTH - 104, WIDTH - 10  # right edges of the legend's numbers
+SWATCH, NUMBERS = 62, 178  # pixels of the legend before and after its names
+LAST, CHANCE = WIDTH - 118, WIDTH - 10  # right edges of the legend's numbers
 ROW = 21  # height of a legend entry
 MIN_HEIGHT = 340  # of the plot; a long legend makes it taller
 LONGEST_NAME, LONGEST_TITLE = 36, 100  # characters that fit
@@ -109,7 +109,7 @@ def _axes(frame: _Frame, x_label: str) -> list[str]:
         y = frame.y(share)
         parts.append(_line(LEFT, y, frame.right, y, "#e3e3e3" if share else "#222"))
         parts.append(_text(LEFT - 9, y + 4.5, f"{100 * share:.4g}%", anchor="end"))
-    for value in nice_ticks(frame.largest_x, 5):
+    for value in nice_ticks(frame.largest_x, 7):
         if value > frame.largest_x:
             break
         x = frame.x(value)
@@ -153,7 +153,7 @@ def _legend_entry(frame: _Frame, curve: Curve, colour: str, marker: str, y: floa
         _glyph(marker, x + 13, y - 4.5, colour),
         _text(x + 36, y, _shorten(curve.name, LONGEST_NAME)),
         _text(LAST, y, f"{100 * curve.points[-1][1]:.1f}%", anchor="end"),
-        _text(CHANCE, y, f"{100 * curve.chance:.2g}%", anchor="end", extra='fill="#666"'),
+        _text(CHANCE, y, f"{100 * curve.chance:.3g}%", anchor="end", extra='fill="#666"'),
     ]
 
 

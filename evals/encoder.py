@@ -62,15 +62,7 @@ def load_encoder(model: str, *, device: str = "cpu", precision: Precision = "fp3
     source = _find_source(model)
     module, preprocess, tokenizer = _load_open_clip(source)
     log.info("model %s, identity %s, %s on %s", source.name, source.identity, precision, device)
-    return _OpenClipEncoder(
-        source.name,
-        source.identity,
-        module.to(target).eval().requires_grad_(False),
-        preprocess,
-        tokenizer,
-        target,
-        precision,
-    )
+    return _OpenClipEncoder(source, module.to(target).eval(), preprocess, tokenizer, target, precision)
 
 
 @dataclass(frozen=True)
@@ -82,19 +74,22 @@ class _Source:
 
 
 class _OpenClipEncoder:
-    """Encoder over a CLIP model of open_clip, frozen and in evaluation mode."""
+    """Encoder over a CLIP model of open_clip.
+
+    Its parameters are not frozen: with requires_grad off, PyTorch takes another path through the vision tower
+    and features differ from stock open_clip's in the last bits.
+    """
 
     def __init__(
         self,
-        name: str,
-        identity: str,
+        source: _Source,
         module: torch.nn.Module,
         preprocess: Callable[[Image.Image], Tensor],
         tokenizer: Callable[[list[str]], Tensor],
         device: torch.device,
         precision: Precision,
     ) -> None:
-        self.name, self.identity = name, identity
+        self.name, self.identity = source.name, source.identity
         self._module: Any = module
         self._preprocess, self._tokenizer = preprocess, tokenizer
         self.device, self._precision = device, precision

@@ -176,17 +176,15 @@ class DeepSpeedEngine:
 def deepspeed_config(recipe: Recipe, world: int) -> dict[str, Any]:
     """DeepSpeed's JSON, generated from the recipe; nobody edits one by hand. Precision is autocast, see _Autocast."""
     micro = recipe.data.batch_size // recipe.data.accumulation // world
-    config: dict[str, Any] = {
+    return {
         "train_batch_size": micro * world * recipe.data.accumulation,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": recipe.data.accumulation,
         "zero_optimization": {"stage": recipe.engine.zero_stage},
         "zero_allow_untested_optimizer": True,
+        "gradient_clipping": recipe.optimizer.clip_grad or 0.0,  # absent, DeepSpeed would clip at 1.0
         "steps_per_print": 1 << 31,
     }
-    if recipe.optimizer.clip_grad is not None:
-        config["gradient_clipping"] = recipe.optimizer.clip_grad
-    return config
 
 
 def _import_deepspeed(ranks: RankInfo, device: torch.device) -> Any:

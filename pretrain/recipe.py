@@ -130,7 +130,7 @@ class EvaluationSettings:
     """Zero-shot evaluation after each checkpoint."""
 
     data: str | None = None  # root of data sets in CLIP_benchmark's webdataset layout
-    tasks: str = ""  # comma-separated names, tags, groups or globs; empty: no evaluation
+    tasks: str | None = None  # comma-separated names, tags, groups or globs; null: no evaluation
     batch_size: int = 256
 
 

@@ -1,0 +1,105 @@
+"""The table of benchmarks and the language that selects from it."""
+
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import InputError
+from evals.tasks import Task, load_tasks, nearest, select_tasks
+
+ROW = "- {key: a, kind: classification, size: 4, classes: 2, main_metric: acc1, group: g}\n"
+
+
+def keys(selection: str) -> list[str]:
+    return [task.key for task in select_tasks(selection, load_tasks().values())]
+
+
+def test_the_paper_suite_is_whole() -> None:
+    """A benchmark of the published suite would be missing from, or added to, its average."""
+    assert len(keys("paper29")) == 29
+    assert keys("paper2") == ["flickr30k", "mscoco_captions"]
+    by_recall = [t.key for t in load_tasks().values() if t.main_metric == "mean_per_class_recall"]
+    assert by_recall == ["vtab/caltech101", "fgvc_aircraft", "vtab/flowers", "vtab/pets"]
+
+
+def test_toy_rows_agree_with_the_toy_world() -> None:
+    """The toy world's sets would be refused for their number of classes, or reported with another chance."""
+    toy_world = pytest.importorskip("data_pipeline.toy_world")
+    rows = {key: task.classes for key, task in load_tasks().items() if task.group == "toy"}
+    made = {name: len(kind.classnames) for name, kind in toy_world.ZERO_SHOT_SETS.items()}
+    assert rows == made | {"toy_retrieval": None}
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ("mnist,cifar10", ["mnist", "cifar10"]),
+        (" mnist , mnist ,", ["mnist"]),
+        ("small", ["imagenet1k_sample", "dtd10", "flickr8k"]),
+        (
+            "toy_*",
+            ["toy_shapes", "toy_objects", "toy_counts", "toy_textures", "toy_layouts", "toy_retrieval"],
+        ),
+        ("cifar10,imagenet-?", ["cifar10", "imagenet-a", "imagenet-o", "imagenet-r"]),
+    ],
+)
+def test_selection(selection: str, expected: list[str]) -> None:
+    """A command line would measure other benchmarks than it names, or some twice."""
+    assert keys(selection) == expected
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    """A typing error would be measured as nothing."""
+    with pytest.raises(InputError, match="'cifra10'; nearest is 'cifar10'"):
+        keys("mnist,cifra10")
+    with pytest.raises(InputError, match="names no task"):
+        keys(" , ")
+    assert nearest("x", []) == ""
+
+
+def test_a_users_folder_is_found_after_the_table() -> None:
+    """A data set without a row could not be measured, or one with a row would lose its main metric."""
+    own = [
+        Task(key=k, kind="classification", size=None, classes=3, main_metric="acc1", group="own")
+        for k in ("birds", "vtab/pets")
+    ]
+    chosen = select_tasks("birds,vtab/pets", load_tasks().values(), own)
+    assert [(t.key, t.group) for t in chosen] == [("birds", "own"), ("vtab/pets", "vtab")]
+
+
+def test_chance() -> None:
+    """A figure would be compared with another level than guessing reaches."""
+    tasks = load_tasks()
+    assert tasks["cifar10"].chance == 0.1
+    assert tasks["flickr30k"].chance == 1 / 1000
+    assert tasks["flickr8k"].chance == 10 / 1000
+    assert (
+        Task(
+            key="own", kind="retrieval", size=None, classes=None, main_metric="mean_recall@10", group="own"
+        ).chance
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1", "a list of rows"),
+        ("- a", "must be a mapping"),
+        (ROW.replace("size", "sise"), "unknown field 'sise'; nearest is 'size'"),
+        (ROW.replace("size: 4, ", ""), "lacks size"),
+        (ROW.replace("size: 4", "size: many"), "positive integers"),
+        (ROW.replace("classes: 2, ", ""), "positive integers"),
+        (ROW.replace("classification", "segmentation"), "is none of classification, retrieval"),
+        (ROW.replace("acc1", "mean_recall@1"), "one of acc1"),
+        (ROW.replace("classification", "retrieval").replace("acc1", "mean_recall@1"), "has no classes"),
+        (ROW.replace("group: g", "group: [g]"), "must be strings"),
+        (ROW + ROW, "row 2: the key 'a' stands twice"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, text: str, message: str) -> None:
+    """A wrong row would be used silently, with a wrong chance level or main metric."""
+    path = tmp_path / "tasks.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_tasks(path)

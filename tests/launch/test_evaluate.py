@@ -1,0 +1,121 @@
+"""The command line of the evaluation."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from launch.evaluate import main
+
+TINY_CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 64, "head_width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A set "shades" of four grey images in two classes."""
+    folder = tmp_path / "data" / "shades"
+    (folder / "test").mkdir(parents=True)
+    with tarfile.open(folder / "test" / "0.tar", "w") as archive:
+        for number in range(4):
+            buffer = io.BytesIO()
+            Image.new("RGB", (16, 16), (60 * number,) * 3).save(buffer, "PNG")
+            for extension, content in (("png", buffer.getvalue()), ("cls", b"%d" % (number // 2))):
+                info = tarfile.TarInfo(f"s{number:07d}.{extension}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    (folder / "test" / "nshards.txt").write_text("1")
+    (folder / "classnames.txt").write_text("dark\nlight")
+    (folder / "zeroshot_classification_templates.txt").write_text("a {c} image")
+    return folder.parent
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    import open_clip
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    weights = open_clip.CLIP(**json.loads(json.dumps(TINY_CONFIG))).state_dict()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()},
+        folder / "open_clip_model.safetensors",
+    )
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CONFIG}))
+    return folder
+
+
+def arguments(model: object, data: Path, tasks: str, out: Path) -> list[str]:
+    return ["--model", str(model), "--data", str(data), "--tasks", tasks, "--out", str(out)]
+
+
+def test_measures_and_reports(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command would not do what its help says."""
+    out = tmp_path / "report.json"
+    out.write_text("an older report")
+    assert main([*arguments(model, data, "shades", out), "--batch-size", "3", "--workers", "1"]) == 0
+    [result] = json.loads(out.read_text())["results"]
+    assert (result["task"], result["samples"], result["chance"]["acc1"]) == ("shades", 4, 0.5)
+    assert "| shades | acc1 |" in out.with_suffix(".md").read_text()
+    printed = capsys.readouterr().out
+    assert "50.00%" in printed
+    assert str(out) in printed
+
+
+@pytest.mark.parametrize(
+    ("tasks", "out", "message"),
+    [
+        ("cifra10", "r.json", "nothing is called 'cifra10'; nearest is 'cifar10'"),
+        ("cifar10", "r.json", "no folder for cifar10; each needs"),
+        ("shades", "r.txt", "must be a file that ends in .json"),
+        ("shades", "nowhere/r.json", "there is no folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    tasks: str, out: str, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scripts could not tell a mistake from a crash, and people would have to read a traceback."""
+    assert main(arguments("no-such-model", data, tasks, tmp_path / out)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pineco: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_failed_run_keeps_the_old_report(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad image at the end would cost the report of the day before."""
+    shard = data / "shades" / "test" / "0.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"\x89BMP"))
+    out = tmp_path / "report.json"
+    out.write_text("an older report")
+    assert main(arguments(model, data, "shades", out)) == 2
+    assert "s0000000" in capsys.readouterr().err.splitlines()[-1]
+    assert out.read_text() == "an older report"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "model", "report.json"]
+
+
+def test_help_imports_nothing_slow() -> None:
+    """`--help`, and every typing error, would take ten seconds."""
+    program = (
+        "import sys, launch.evaluate as e\n"
+        "try: e.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'open_clip', 'numpy', 'PIL', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "--precision {fp32,bf16}" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
