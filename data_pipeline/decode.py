@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from data_pipeline.errors import InputError
 
 MAX_PIXELS = 1 << 26  # 67 megapixels; a larger image is a bomb or a mistake
 _MAGIC = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what makes the image upright
 
 
 class DecodeError(InputError):
@@ -57,15 +65,25 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
 
 def _decode_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is ours
-            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
         _check_size(*image.size, max_pixels)
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        return _rgb(_upright(image))
     except DecodeError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DecodeError(f"damaged image: {error}") from None
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255 instead of scaling it
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """ImageOps.exif_transpose writes all tags anew, and fails where the camera wrote one badly."""
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

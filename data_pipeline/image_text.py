@@ -94,7 +94,9 @@ class ImageTextSource:
             if self._text == "txt":
                 return text
             captions = json.loads(text)["captions"]
-            return str(captions[generator(self.seed, Stream.CAPTION, epoch, number).integers(len(captions))])
+            if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
+                raise TypeError("captions must be a list of strings")
+            return captions[generator(self.seed, Stream.CAPTION, epoch, number).integers(len(captions))]
         except (ValueError, KeyError, TypeError) as error:
             where = f"{self.store.root / name}: {sample.key}.{self._text}"
             raise InputError(f"{where}: no UTF-8 text, or no list called captions ({error!r})") from None

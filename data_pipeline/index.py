@@ -34,6 +34,8 @@ def index_shard(store: LocalStore, name: str) -> list[Sample]:
     try:
         for member in read_members(_buffered(store, name), store.size(name)):
             key, extension = split_name(member.name)
+            if not extension or key[-1:] in ("", "/"):
+                continue  # README, ._000.jpg: no part of a sample
             if not samples or samples[-1].key != key:
                 samples.append(Sample(key))
             if extension in samples[-1].members:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -62,7 +62,7 @@ class Loader(Generic[Batch]):
         if not self.batches_per_epoch:
             raise InputError(f"{self._extents.samples} samples do not fill one batch of {batch_size}")
 
-    def iterate(self, start: DataPosition) -> Iterator[tuple[DataPosition, Batch]]:
+    def iterate(self, start: DataPosition) -> Generator[tuple[DataPosition, Batch], None, None]:
         """Endless: (position after the batch, batch). An error of a worker is raised here, at its batch."""
         positions = self._positions(start)
         pending: deque[tuple[DataPosition, Future[Batch]]] = deque()
@@ -79,6 +79,8 @@ class Loader(Generic[Batch]):
 
     def _positions(self, start: DataPosition) -> Iterator[tuple[np.ndarray, int, DataPosition]]:
         epoch, batch = start.epoch, start.batch
+        if not 0 <= batch <= self.batches_per_epoch:
+            raise InputError(f"cannot go on at batch {batch}: an epoch has {self.batches_per_epoch}")
         order = self._order(epoch)
         while True:
             if batch == self.batches_per_epoch:

@@ -80,6 +80,7 @@ class EpochOrder:
 
         Sample j comes from lane j // (B / V), so that a rank's contiguous part touches its own lanes only.
         """
+        assert 0 <= t < self.batches(batch_size), t
         each = _per_lane(batch_size, self.lanes)
         begin, end = rank_slice(batch_size, rank, world)
         parts = []

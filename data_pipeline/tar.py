@@ -13,6 +13,7 @@ from data_pipeline.errors import InputError
 
 BLOCK = 512
 MAX_NAME = 4096  # bytes of a long name or of a pax record block that we are willing to read
+MAX_END = 1 << 20  # bytes of zeros after the last member; writers pad to a record, 10 KiB by default
 MAX_MEMBER = 1 << 33  # 8 GiB: a larger member is no image, caption or annotation
 _REGULAR = (b"0", b"\0", b"7")
 _DIRECTORY, _PAX, _PAX_GLOBAL, _GNU_LONG_NAME = b"5", b"x", b"g", b"L"
@@ -38,13 +39,13 @@ class TarError(InputError):
 def read_members(read_at: ReadAt, archive_size: int) -> Iterator[Member]:
     """Yields the regular members of an archive of `archive_size` bytes, in file order.
 
-    Raises TarError at a bad checksum, a member that reaches past the end, a link or device, or a missing end marker.
+    Raises TarError at a bad checksum, a member that reaches past the end, a link or device, or a bad end marker.
     """
     offset, long_name = 0, None
     while True:
         header = read_at(offset, BLOCK)
         if header == bytes(BLOCK):
-            _require(offset > 0 or archive_size <= 20 * BLOCK, offset, "starts with zeros: no tar archive")
+            _check_end(read_at, offset, archive_size)
             return
         _require(len(header) == BLOCK, offset, "the archive ends without an end marker: it was cut, copy it again")
         _require(_checksum_holds(header), offset, "bad header checksum: damaged, or no tar archive")
@@ -56,7 +57,9 @@ def read_members(read_at: ReadAt, archive_size: int) -> Iterator[Member]:
         elif kind in _REGULAR:
             yield Member(long_name or _name(header, offset), data, size)
             long_name = None
-        elif kind not in (_DIRECTORY, _PAX_GLOBAL):
+        elif kind == _DIRECTORY:
+            long_name = None
+        elif kind != _PAX_GLOBAL:
             raise TarError(offset, f"member of type {kind!r}: only regular files are read, no links or devices")
         offset = data + -(-size // BLOCK) * BLOCK
 
@@ -64,6 +67,13 @@ def read_members(read_at: ReadAt, archive_size: int) -> Iterator[Member]:
 def _require(condition: bool, offset: int, what: str) -> None:
     if not condition:
         raise TarError(offset, what)
+
+
+def _check_end(read_at: ReadAt, offset: int, archive_size: int) -> None:
+    """Only zeros may follow the end marker: a hole in a broken copy looks like one, so does a joined archive."""
+    rest = archive_size - offset
+    _require(rest <= MAX_END, offset, f"end marker {rest} bytes before the end: a hole, or archives joined by cat")
+    _require(not any(read_at(offset, rest)), offset, "data after the end marker: a hole, or archives joined by cat")
 
 
 def _checksum_holds(header: bytes) -> bool:
@@ -107,8 +117,9 @@ def _long_name(data: bytes, kind: bytes, offset: int) -> str | None:
     while data.strip(b"\0"):
         length, _, _ = data.partition(b" ")
         _require(length.isdigit() and 0 < int(length) <= len(data), offset, "bad pax record length")
-        key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+        record, data = data[: int(length)], data[int(length) :]
+        _require(record.endswith(b"\n"), offset, "bad pax record: no line end")
+        key, _, value = record[len(length) + 1 : -1].partition(b"=")
         _require(key != b"size", offset, "pax size record: members over 8 GiB are not read")
         name = _text(value, offset) if key == b"path" else name
-        data = data[int(length) :]
     return name

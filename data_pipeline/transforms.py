@@ -61,6 +61,6 @@ def random_crop_box(height: int, width: int, settings: Augmentation, random: np.
 
 
 def _central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
-    w = min(width, round(height * ratio[1]))
-    h = min(height, round(width / ratio[0]))
+    w = max(1, min(width, round(height * ratio[1])))
+    h = max(1, min(height, round(width / ratio[0])))
     return (height - h) // 2, (width - w) // 2, h, w

@@ -92,14 +92,16 @@ def _read_rows(path: Path, split: str) -> list[tuple[Triplet, int]]:
 
 
 def _parse_row(row: dict[str, str], where: str) -> tuple[Triplet, int]:
+    if any(row[column] is None for column in COLUMNS):
+        raise InputError(f"{where}: fewer fields than columns; the file was cut")
     try:
         right_vote, votes = float(row["right_vote"]), int(float(row["votes"]))
-    except (TypeError, ValueError):
+    except (OverflowError, ValueError):
         raise InputError(f"{where}: right_vote or votes is no number") from None
     if not 0 <= right_vote <= 1:
         raise InputError(f"{where}: right_vote is {right_vote}, outside [0, 1]")
-    paths = [row[c] for c in ("ref_path", "left_path", "right_path")]
-    for path in paths:
+    reference, left, right = row["ref_path"], row["left_path"], row["right_path"]
+    for path in (reference, left, right):
         if not path or Path(path).is_absolute() or ".." in Path(path).parts:
             raise InputError(f"{where}: path {path!r} must be relative and stay inside the folder")
-    return Triplet(*paths, right_vote), votes
+    return Triplet(reference, left, right, right_vote), votes

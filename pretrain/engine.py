@@ -41,7 +41,7 @@ class Engine(Protocol):
 
 
 def build_engine(objective: Objective, recipe: Recipe, ranks: RankInfo, device: torch.device) -> Engine:
-    kind = {"local": LocalEngine, "deepspeed": DeepSpeedEngine}[recipe.engine.kind]
+    kind = LocalEngine if recipe.engine.kind == "local" else DeepSpeedEngine
     return kind(objective.to(device), recipe, ranks, device)
 
 
@@ -119,6 +119,8 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self._micro_batch_open = False
+        if self.stage:
+            self._create_flat_state(0)
 
     def forward_backward(self, batch: Any) -> StepOutput:
         if self._micro_batch_open:
@@ -155,21 +157,25 @@ class DeepSpeedEngine:
             return
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        if moments:
-            self._create_flat_state(step)
+        self._create_flat_state(step)
         for name, parameter in _trainable(self.objective):
             safe_set_full_fp32_param(parameter, parameter.data.float())
             for key in MOMENTS if moments else ():
                 safe_set_full_optimizer_state(parameter, moments[f"{key}/{name}"].to(self.device), key)
 
     def _create_flat_state(self, step: int) -> None:
-        """ZeRO keeps Adam's state on flat partitions and makes it in its first step: here it is made before."""
+        """ZeRO keeps Adam's state on flat partitions, one a parameter group.
+
+        DeepSpeed 0.19.8 would link them to the parameters after the step of the first group, when the others have no
+        state yet, and then never again; so the state is made and linked here, before any step.
+        """
         zero = self.engine.optimizer
         for partition in zero.single_partition_of_fp32_groups:
             self.optimizer.state[partition] = {
                 "step": torch.tensor(float(step), device=self.device),
                 **{key: torch.zeros_like(partition) for key in MOMENTS},
             }
+        zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
 
 

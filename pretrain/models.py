@@ -25,19 +25,28 @@ def model_config(name: str) -> dict[str, Any]:
 
     The logit scale becomes a tensor of one element, because DeepSpeed cannot broadcast one of no dimension.
     """
-    config = open_clip.get_model_config(name)
+    config = open_clip.get_model_config(_register(name))
     if config is None:
         ours = ", ".join(sorted(p.stem for p in MODEL_CONFIGS.glob("*.json")))
-        raise InputError(f"model {name!r}: neither an open_clip model name nor one of ours ({ours})")
+        raise InputError(f"model {name!r}: no open_clip model name, none of ours ({ours}), no path of a .json config")
     return {**config, "nonscalar_logit_scale": True}
 
 
-def build_clip(name: str, seed: int) -> nn.Module:
+def _register(name: str) -> str:
+    """The name under which open_clip knows a model, after a config given by its path has been registered."""
+    path = Path(name)
+    if path.suffix == ".json" and path.is_file():
+        open_clip.add_model_config(path)
+        return path.stem
+    return name
+
+
+def build_clip(name: str, seed: int) -> open_clip.CLIP:
     """A randomly initialised CLIP; the same seed gives the same weights and leaves the global generator alone."""
     model_config(name)
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        return open_clip.create_model(name, load_weights=False, nonscalar_logit_scale=True)
+        return open_clip.create_model(_register(name), load_weights=False, nonscalar_logit_scale=True)
 
 
 def image_size(name: str) -> int:
@@ -47,6 +56,9 @@ def image_size(name: str) -> int:
 
 class Normalise(nn.Module):
     """(B, 3, H, W) uint8 on the device -> float32, zero mean and unit variance by the statistics CLIP uses."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,4 +96,4 @@ class _quiet:  # noqa: N801 - used like a function
 def tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     """Captions -> (B, L) int64, L the context length of the model's text tower."""
     model_config(name)
-    return open_clip.get_tokenizer(name)
+    return open_clip.get_tokenizer(_register(name))

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from data_pipeline.errors import InputError
-from data_pipeline.toy_world import ToyWorldSettings
+from data_pipeline.toy_settings import ToyWorldSettings
 
 RECIPES = Path(__file__).parent / "recipes"
 SHARED_WITH_INIT = ("seed", "model", "engine", "toy_world", "data_root")  # what both stages of a run have in common
@@ -146,7 +146,7 @@ class ToyWorldPlace:
 class Recipe:
     name: str = "???"
     seed: int = 42
-    model: str = "vit_tiny_p8_64"  # an open_clip model name, or a file of pretrain/model_configs
+    model: str = "vit_tiny_p8_64"  # of pretrain/model_configs, of open_clip, or the path of a .json config
     data_root: str | None = None  # a folder that other paths of the recipe are written below
     init: Literal["random", "perceptual", "shuffled_triplets"] = "random"
     init_recipe: str | None = None  # the first stage, where init is not random
@@ -318,7 +318,8 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _nearest(schema: DictConfig, key: str) -> str:
-    keys = [path for path, _ in _leaves(OmegaConf.to_container(schema))]
+    filled = OmegaConf.merge(schema, {"toy_world": {}})  # a section that is null by default
+    keys = [path for path, _ in _leaves(OmegaConf.to_container(filled))]
     sections = {path.rsplit(".", 1)[0] for path in keys if "." in path}
     near = difflib.get_close_matches(key, [*keys, *sections], n=1, cutoff=0.4)
     return f"; did you mean {near[0]}?" if near else ""

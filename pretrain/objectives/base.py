@@ -30,7 +30,7 @@ class Objective(nn.Module):
     `self.model` is what a checkpoint exports; every other tensor of the module is training state.
     """
 
-    model: nn.Module
+    model: Any  # an open_clip CLIP; nn.Module would hide its methods from the type checker
 
     def forward(self, batch: Any) -> StepOutput:
         raise TypeError(f"{type(self).__name__} must define forward")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from data_pipeline.batches import TripletBatch
 from pretrain.distributed import RankInfo
 from pretrain.losses import cosine_distance, triplet_hinge, two_afc
@@ -26,8 +28,8 @@ class PerceptualInit(Objective):
         self.normalise = Normalise()
 
     def forward(self, batch: TripletBatch) -> StepOutput:
-        images = (batch.reference, batch.left, batch.right)
-        reference, left, right = (self.model.encode_image(self.normalise(x)) for x in images)
+        images = torch.cat((batch.reference, batch.left, batch.right))
+        reference, left, right = self.model.encode_image(self.normalise(images)).chunk(3)
         d_left, d_right = cosine_distance(reference, left), cosine_distance(reference, right)
         loss = triplet_hinge(d_left, d_right, batch.right_vote, self.settings.margin)
         return StepOutput(loss, {"two_afc": two_afc(d_left, d_right, batch.right_vote).detach()})

@@ -1,0 +1,29 @@
+"""What every test shares: one compute thread a worker, real data only where PINECO_DATA names it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # two xdist workers on two cores; also keeps sums in one order
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder with pairs/, triplets/ and wds/ of small real data sets."""
+    root = os.environ.get("PINECO_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("needs the small real data sets; PINECO_DATA does not name their folder")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny toy world, made once a worker."""
+    from data_pipeline.toy_settings import TINY
+    from data_pipeline.toy_world import make_toy_world
+
+    return make_toy_world(tmp_path_factory.mktemp("toy") / "world", TINY, workers=1)

@@ -1,0 +1,81 @@
+"""The losses against independent restatements, and the contrastive gradient over ranks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pretrain.distributed import RankInfo
+from pretrain.losses import contrastive_loss, cosine_distance, triplet_hinge, two_afc
+from tests.support.ranks import run_ranks
+
+B, D = 8, 16
+
+
+def _features(seed: int = 0) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    image, text = torch.randn(2, B, D, generator=random, dtype=torch.float64).unbind()
+    return torch.nn.functional.normalize(image, dim=1), torch.nn.functional.normalize(text, dim=1)
+
+
+def test_contrastive_loss_is_the_cross_entropy_of_both_directions():
+    """A wrong label, axis or scale would train a model that retrieves nothing."""
+    image, text = _features()
+    scale = 7.0
+    expected = 0.0
+    for a, b in ((image, text), (text, image)):
+        for i in range(B):
+            logits = [scale * float(a[i] @ b[j]) for j in range(B)]
+            expected -= (logits[i] - math.log(sum(math.exp(x) for x in logits))) / (2 * B)
+    assert contrastive_loss(image, text, torch.tensor(scale), RankInfo()).item() == pytest.approx(expected, abs=1e-6)
+
+
+def _contrastive_gradient(ranks: RankInfo) -> tuple[float, list[list[float]], list[list[float]], float]:
+    """Loss, gradients of this rank's features and of the scale, each as the mean over ranks would leave it."""
+    image, text = (x.chunk(ranks.world)[ranks.rank].clone().requires_grad_() for x in _features())
+    scale = torch.tensor(5.0, requires_grad=True)
+    loss = contrastive_loss(image, text, scale, ranks) / ranks.world
+    loss.backward()
+    assert image.grad is not None
+    assert text.grad is not None
+    assert scale.grad is not None
+    return loss.item(), image.grad.tolist(), text.grad.tolist(), scale.grad.item()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_contrastive_gradient_over_ranks_is_that_of_one_process(world: int):
+    """Negatives of other ranks without their gradient would train another loss than the recipe states."""
+    (loss, image, text, scale) = _contrastive_gradient(RankInfo())
+    parts = run_ranks(_contrastive_gradient, world)
+    assert sum(p[0] for p in parts) == pytest.approx(loss, abs=1e-6)
+    torch.testing.assert_close(torch.tensor([r for p in parts for r in p[1]]), torch.tensor(image), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor([r for p in parts for r in p[2]]), torch.tensor(text), atol=1e-6, rtol=1e-5)
+    assert sum(p[3] for p in parts) == pytest.approx(scale, abs=1e-6)
+
+
+def test_triplet_hinge_is_dreamsims():
+    """A flipped sign would teach the opposite of what people said."""
+    left, right = torch.tensor([0.30, 0.10, 0.20]), torch.tensor([0.10, 0.30, 0.18])
+    votes = torch.tensor([1.0, 1.0, 0.9])
+    rows = [max(0.0, 0.05 - 1 * (a - b)) for a, b in zip(left.tolist(), right.tolist(), strict=True)]
+    assert triplet_hinge(left, right, votes, 0.05).item() == pytest.approx(sum(rows) / 3, abs=1e-7)
+    flipped = triplet_hinge(right, left, 1 - votes, 0.05)
+    assert flipped.item() == pytest.approx(sum(rows) / 3, abs=1e-7)
+
+
+def test_two_afc_counts_shares_and_half_for_ties():
+    """The score would not be comparable with published 2AFC figures."""
+    d0, d1 = torch.tensor([0.1, 0.4, 0.2]), torch.tensor([0.3, 0.2, 0.2])
+    p = torch.tensor([0.25, 1.0, 0.9])
+    expected = ((d0 < d1) * (1 - p) + (d1 < d0) * p + 0.5 * (d0 == d1)).mean()
+    assert two_afc(d0, d1, p).item() == pytest.approx(expected.item(), abs=1e-7)
+
+
+def test_cosine_distance_spans_zero_to_two():
+    """Distances of another range would make the margin mean something else."""
+    a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    b = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    assert cosine_distance(a, b).tolist() == pytest.approx([0.0, 1.0, 2.0])
