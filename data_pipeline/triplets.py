@@ -64,9 +64,7 @@ class TripletSource:
         rows = [self._triplets[int(number)] for number in samples]
         sides = [[t.reference for t in rows], [t.left for t in rows], [t.right for t in rows]]
         reference, left, right = (torch.stack([self._image(path) for path in side]) for side in sides)
-        return TripletBatch(
-            reference, left, right, torch.from_numpy(self._votes[samples]), torch.from_numpy(samples)
-        )
+        return TripletBatch(reference, left, right, torch.from_numpy(self._votes[samples]), torch.from_numpy(samples))
 
     def _image(self, path: str) -> Tensor:
         try:

@@ -124,9 +124,7 @@ def _axes(frame: _Frame, x_label: str) -> list[str]:
 def _curve(frame: _Frame, curve: Curve, colour: str, marker: str) -> list[str]:
     places = [(frame.x(x), frame.y(y)) for x, y in curve.points]
     joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    line = (
-        f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round">'
-    )
+    line = f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round">'
     return [
         f"{line}<title>{escape(curve.name)}</title></polyline>",
         *(_glyph(marker, x, y, colour) for x, y in places),

@@ -63,9 +63,7 @@ def resolve_tasks(data_root: str | Path, selection: str | Sequence[str]) -> list
     tasks = select_tasks(selection, load_tasks().values(), _own_tasks(root, selection))
     missing = [task.key for task in tasks if find_folder(root, task.key) is None]
     if missing:
-        raise InputError(
-            f"{root}: no folder for {', '.join(missing)}; each needs a folder FOLDER/ with {_LAYOUT}"
-        )
+        raise InputError(f"{root}: no folder for {', '.join(missing)}; each needs a folder FOLDER/ with {_LAYOUT}")
     return [(task, _open_for(task, root)) for task in tasks]
 
 
@@ -101,9 +99,7 @@ def read_examples(folder: Folder) -> Iterator[Example]:
             where = f"{shard}, {key}"
             image = next((members[e] for e in IMAGE_EXTENSIONS if e in members), None)
             if image is None:
-                raise InputError(
-                    f"{where}: holds {', '.join(members)}, but no image ({', '.join(IMAGE_EXTENSIONS)})"
-                )
+                raise InputError(f"{where}: holds {', '.join(members)}, but no image ({', '.join(IMAGE_EXTENSIONS)})")
             if folder.kind == "retrieval":
                 yield Example(where, image, captions=_captions(members, where))
             else:
@@ -179,18 +175,14 @@ def _shards(test: Path) -> tuple[Path, ...]:
         raise InputError(f"{counter}: {text[:40]!r} is no positive number of shards")
     found = sorted(int(p.stem) for p in test.glob("*.tar") if p.stem.isdecimal())
     if len(found) != int(text) or found != list(range(len(found))):
-        raise InputError(
-            f"{counter}: says {text} shards (0.tar ...), but {len(found)} are there: copy the set again"
-        )
+        raise InputError(f"{counter}: says {text} shards (0.tar ...), but {len(found)} are there: copy the set again")
     return tuple(test / f"{number}.tar" for number in found)
 
 
 def _lines(path: Path) -> tuple[str, ...]:
     """Stripped lines; a blank one in the middle is refused, since it would shift every later class."""
     if not path.is_file():
-        raise InputError(
-            f"{path}: missing; a classification folder needs it (retrieval: write dataset_type.txt)"
-        )
+        raise InputError(f"{path}: missing; a classification folder needs it (retrieval: write dataset_type.txt)")
     lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
     if not all(lines) or not lines:
         raise InputError(f"{path}: has a blank line or no line at all; one entry a line")
@@ -204,13 +196,9 @@ def _label(members: dict[str, bytes], classes: int, where: str) -> int:
     elif "npy" in members:
         label, text = _npy_label(members["npy"], where)
     else:
-        raise InputError(
-            f"{where}: an image without a label; add {where.rsplit(', ', 1)[-1]}.cls or .npy to the shard"
-        )
+        raise InputError(f"{where}: an image without a label; add {where.rsplit(', ', 1)[-1]}.cls or .npy to the shard")
     if not 0 <= label < classes:
-        raise InputError(
-            f"{where}: label {text[:40]!r} is no class number from 0 to {classes - 1} (classnames.txt)"
-        )
+        raise InputError(f"{where}: label {text[:40]!r} is no class number from 0 to {classes - 1} (classnames.txt)")
     return label
 
 
@@ -221,17 +209,13 @@ def _npy_label(data: bytes, where: str) -> tuple[int, str]:
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{where}: damaged or pickled .npy label ({error})") from None
     if array.size != 1 or array.dtype.kind not in "iu":
-        raise InputError(
-            f"{where}: .npy label of shape {array.shape} and type {array.dtype}; must be one integer"
-        )
+        raise InputError(f"{where}: .npy label of shape {array.shape} and type {array.dtype}; must be one integer")
     return int(array.reshape(())), str(array.reshape(()))
 
 
 def _captions(members: dict[str, bytes], where: str) -> tuple[str, ...]:
     if "txt" not in members:
-        raise InputError(
-            f"{where}: an image without captions; add {where.rsplit(', ', 1)[-1]}.txt to the shard"
-        )
+        raise InputError(f"{where}: an image without captions; add {where.rsplit(', ', 1)[-1]}.txt to the shard")
     try:
         lines = members["txt"].decode("utf-8").splitlines()
     except UnicodeDecodeError:

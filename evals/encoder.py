@@ -119,9 +119,7 @@ def _check_device(device: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"--device {device!r}: no such kind of device; use cpu, cuda or cuda:0") from None
     if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"--device {device}: {torch.cuda.device_count()} CUDA devices are visible here; use cpu"
-        )
+        raise InputError(f"--device {device}: {torch.cuda.device_count()} CUDA devices are visible here; use cpu")
     return target
 
 
@@ -135,22 +133,16 @@ def _find_source(model: str) -> _Source:
     known = open_clip.list_models()
     if name.replace("/", "-") not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise InputError(
-            f"--model {model}: neither a directory nor an open_clip model; nearest model is {near}"
-        )
+        raise InputError(f"--model {model}: neither a directory nor an open_clip model; nearest model is {near}")
     name = name.replace("/", "-")
     if not pretrained:
-        log.warning(
-            "%s: no weights were named, so they are RANDOM (seed %d): expect chance", name, RANDOM_SEED
-        )
+        log.warning("%s: no weights were named, so they are RANDOM (seed %d): expect chance", name, RANDOM_SEED)
         return _Source(f"{name} (random weights)", f"open_clip:{name}:random-seed-{RANDOM_SEED}", name)
     if Path(pretrained).is_file():
         return _Source(model, _sha256(Path(pretrained)), name, pretrained)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags:
-        raise InputError(
-            f"--model {model}: no weights file or tag {pretrained!r}; tags: {', '.join(tags) or 'none'}"
-        )
+        raise InputError(f"--model {model}: no weights file or tag {pretrained!r}; tags: {', '.join(tags) or 'none'}")
     return _Source(model, f"open_clip:{name}:{pretrained}", name, pretrained)
 
 

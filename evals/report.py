@@ -59,9 +59,7 @@ def terminal_table(report: EvalReport) -> Table:
     return table
 
 
-def write_run_report(
-    directory: Path, reports: Sequence[EvalReport], *, title: str, details: Mapping[str, str]
-) -> Path:
+def write_run_report(directory: Path, reports: Sequence[EvalReport], *, title: str, details: Mapping[str, str]) -> Path:
     """Writes report.json, curve.svg and report.md about the checkpoints of one run; returns report.md's path.
 
     `reports` come in the order of training, at least one; a task may be missing from some of them. `details`

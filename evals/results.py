@@ -27,9 +27,7 @@ class EvalResult:
 
     def __post_init__(self) -> None:
         if set(self.metrics) != set(self.chance) or self.main_metric not in self.metrics:
-            raise InputError(
-                f"result of {self.task}: metrics, chance and main_metric must name the same figures"
-            )
+            raise InputError(f"result of {self.task}: metrics, chance and main_metric must name the same figures")
         if not all(_is_share(v) for v in (*self.metrics.values(), *self.chance.values())):
             raise InputError(f"result of {self.task}: every figure must be a number in [0, 1]")
 
@@ -92,9 +90,7 @@ def _checked(data: object, kind: type, what: str) -> Mapping[str, Any]:
     known = {f.name for f in fields(kind)}
     required = {"model", "identity", "results"} if kind is EvalReport else known
     if unknown := sorted(set(data) - known):
-        raise InputError(
-            f"{what}: unknown field {', '.join(map(repr, unknown))}; written by a newer version?"
-        )
+        raise InputError(f"{what}: unknown field {', '.join(map(repr, unknown))}; written by a newer version?")
     if missing := sorted(required - set(data)):
         raise InputError(f"{what}: lacks {', '.join(missing)}")
     if kind is EvalResult and not all(isinstance(data[name], dict) for name in ("metrics", "chance")):

@@ -97,9 +97,7 @@ def _check(task: Task, where: str) -> None:
         raise InputError(f"{where}: key, group and tags must be strings")
 
 
-def select_tasks(
-    selection: str | Sequence[str], tasks: Iterable[Task], own: Iterable[Task] = ()
-) -> list[Task]:
+def select_tasks(selection: str | Sequence[str], tasks: Iterable[Task], own: Iterable[Task] = ()) -> list[Task]:
     """The tasks that a selection names, each once, in the order named.
 
     `selection` is a list, or a text separated by commas, of keys, groups, tags and globs over keys (`toy_*`).

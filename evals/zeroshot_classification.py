@@ -73,6 +73,4 @@ def classification_chance(classes: int) -> dict[str, float]:
 def require_finite(*features: Tensor) -> None:
     """Raises InputError for a NaN or infinite feature: no comparison with NaN holds, so all would be hits."""
     if not all(bool(torch.isfinite(f).all()) for f in features):
-        raise InputError(
-            "the model's features hold NaN or infinity: it has diverged; evaluate an earlier checkpoint"
-        )
+        raise InputError("the model's features hold NaN or infinity: it has diverged; evaluate an earlier checkpoint")

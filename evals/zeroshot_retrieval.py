@@ -53,9 +53,7 @@ def _rank_of(scores: Tensor, target: Tensor, numbers: Tensor) -> Tensor:
     return ((scores > own) | earlier).sum(dim=1)
 
 
-def retrieval_metrics(
-    image_features: Tensor, text_features: Tensor, image_of_text: Tensor
-) -> dict[str, float]:
+def retrieval_metrics(image_features: Tensor, text_features: Tensor, image_of_text: Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 in both directions and their mean, all in [0, 1].
 
     image_retrieval_recall@k: share of texts whose image is among the k nearest images.

@@ -22,14 +22,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         required=True,
         help="keys, groups, tags or globs of evals/tasks.yaml, or folders, by commas",
     )
-    parser.add_argument(
-        "--out", required=True, type=Path, help="report to write, *.json; *.md comes beside it"
-    )
+    parser.add_argument("--out", required=True, type=Path, help="report to write, *.json; *.md comes beside it")
     parser.add_argument("--batch-size", type=int, default=256, help="images or texts at a time (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="of the towers (%(default)s)"
-    )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the towers (%(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode images (one a core, 16 at most)")
     return parser.parse_args(arguments)
 

@@ -1,6 +1,6 @@
 """The run directory: what was asked for, which code ran, what happened.
 
-    RUN/recipe.yaml  code.json  run.log  metrics.jsonl  tensorboard/  checkpoints/  reports/  report.{md,json}  init/
+RUN/recipe.yaml  code.json  run.log  metrics.jsonl  tensorboard/  checkpoints/  reports/  report.{md,json}  init/
 """
 
 from __future__ import annotations

@@ -111,9 +111,7 @@ def _restore(directory: Path, engine: Engine) -> TrainState:
     return state
 
 
-def _fit(
-    recipe: Recipe, directory: Path, place: Place, loader: Loader[Any], engine: Engine, state: TrainState
-) -> None:
+def _fit(recipe: Recipe, directory: Path, place: Place, loader: Loader[Any], engine: Engine, state: TrainState) -> None:
     ranks = place.ranks
     steps = total_steps(recipe, loader.batches_per_epoch)
     lr = partial(learning_rate, total=steps, peak=recipe.optimizer.lr, schedule=recipe.schedule)

@@ -137,9 +137,7 @@ def test_a_badly_written_exif_tag_does_no_harm(tag: int) -> None:
     ],
     ids="gif eps bmp tiff wav svg empty".split(),
 )
-def test_other_formats_are_refused_by_their_bytes(
-    data: bytes, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_formats_are_refused_by_their_bytes(data: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A renamed file would reach a decoder that nobody has vetted; EPS even runs a program."""
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(DecodeError, match=f"not a JPEG, PNG or WebP image.*{message}"):
@@ -218,7 +216,9 @@ VICTIMS = [
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of broken EXIF
-@given(st.sampled_from(VICTIMS), st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6), st.booleans())
+@given(
+    st.sampled_from(VICTIMS), st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6), st.booleans()
+)
 @settings(max_examples=300, deadline=None)
 def test_broken_images_only_ever_raise_decode_error(
     data: bytes, changes: list[tuple[float, int]], in_head: bool

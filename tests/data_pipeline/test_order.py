@@ -37,9 +37,7 @@ def whole_epoch(order: EpochOrder, batch_size: int, rank: int = 0, world: int = 
     return np.concatenate([order.batch(t, batch_size, rank, world) for t in range(order.batches(batch_size))])
 
 
-SHARD_SIZES = st.lists(
-    st.lists(st.integers(0, 3000), min_size=1, max_size=60).map(np.array), min_size=1, max_size=8
-)
+SHARD_SIZES = st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=60).map(np.array), min_size=1, max_size=8)
 
 
 @given(SHARD_SIZES, st.integers(1, 6), st.integers(1, 4), st.integers(1, 9), st.integers(1, 5000), st.integers(0, 3))
@@ -120,7 +118,11 @@ def test_golden_order() -> None:
     assert order.batch(36, 8).tolist() == [285, 42, 41, 6, 191, 65, 37, 77]
     uneven = [np.arange(1, 4000, 7) * 100, np.arange(900, 0, -1) * 64, np.full(5, 1 << 20)]
     extents = cut_extents(uneven, lanes=2, target=1 << 20)
-    assert (len(extents.first), extents.first[:5].tolist(), extents.first[-5:].tolist()) == (165, [0, 23, 46, 56, 78], [1472, 1473, 1474, 1475, 1476])
+    assert (len(extents.first), extents.first[:5].tolist(), extents.first[-5:].tolist()) == (
+        165,
+        [0, 23, 46, 56, 78],
+        [1472, 1473, 1474, 1475, 1476],
+    )
     assert make_order(extents, 2, block=16, epoch=3).batch(90, 8).tolist() == [272, 271, 10, 877, 970, 986, 210, 905]
 
 

@@ -133,8 +133,6 @@ def export_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights = {name: 3 * tensor.contiguous() for name, tensor in model.state_dict().items()}
     folder = tmp_path_factory.mktemp("export")
     preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": TINY_CONFIG, "preprocess_cfg": preprocess})
-    )
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CONFIG, "preprocess_cfg": preprocess}))
     save_file(weights, folder / "open_clip_model.safetensors")
     return folder

@@ -33,9 +33,7 @@ def test_reads_every_shard_in_order(colour_set: Path) -> None:
 
 def test_reads_captions(write_folder: Callable[..., Path], picture: Callable[..., bytes]) -> None:
     """Blank lines would become captions that no image can be found by."""
-    root = write_folder(
-        "pairs", [{"jpg": picture(), "txt": b"one\n\ntwo\n"}], kind="Retrieval\n", classnames=None
-    )
+    root = write_folder("pairs", [{"jpg": picture(), "txt": b"one\n\ntwo\n"}], kind="Retrieval\n", classnames=None)
     folder = open_folder(root)
     assert folder.kind == "retrieval"
     assert [example.captions for example in read_examples(folder)] == [("one", "two")]
@@ -63,9 +61,7 @@ BAD_SAMPLES = {
 
 
 @pytest.mark.parametrize("case", BAD_SAMPLES)
-def test_a_bad_label_is_named(
-    case: str, write_folder: Callable[..., Path], picture: Callable[..., bytes]
-) -> None:
+def test_a_bad_label_is_named(case: str, write_folder: Callable[..., Path], picture: Callable[..., bytes]) -> None:
     """A wrong label would count against the model, or a pickle would run code."""
     members, message = BAD_SAMPLES[case]
     root = write_folder("bad", [{"jpg": picture(), **members}])
@@ -83,9 +79,7 @@ def test_a_bad_label_is_named(
         ({"jpg": b"", "txt": b"\xff\xfe"}, "not UTF-8"),
     ],
 )
-def test_a_bad_pair_is_named(
-    members: dict[str, bytes], message: str, write_folder: Callable[..., Path]
-) -> None:
+def test_a_bad_pair_is_named(members: dict[str, bytes], message: str, write_folder: Callable[..., Path]) -> None:
     """An image or a caption without its partner would lower recall for no fault of the model."""
     root = write_folder("bad", [members], kind="retrieval")
     with pytest.raises(InputError, match=message):

@@ -21,10 +21,7 @@ TEXTS = ["a photo of a cat", "ein Hund, zwei Hunde!", "a photo of a dog"]
 
 def photos() -> list[Image.Image]:
     rng = np.random.default_rng(0)
-    return [
-        Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8))
-        for h, w in ((40, 60), (32, 32), (90, 33))
-    ]
+    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for h, w in ((40, 60), (32, 32), (90, 33))]
 
 
 @pytest.mark.parametrize("prefix", ["", "local-dir:"])
@@ -148,9 +145,7 @@ def test_an_unknown_model_is_named(model: str, message: str) -> None:
         load_encoder(model)
 
 
-@pytest.mark.parametrize(
-    ("device", "message"), [("gpu", "no such kind of device"), ("cuda:63", "CUDA devices")]
-)
+@pytest.mark.parametrize(("device", "message"), [("gpu", "no such kind of device"), ("cuda:63", "CUDA devices")])
 def test_an_unknown_device_is_named(device: str, message: str) -> None:
     """The run would end in a traceback after minutes of loading."""
     with pytest.raises(InputError, match=message):

@@ -141,9 +141,7 @@ def test_run_report_without_samples_seen_counts_steps_or_checkpoints(tmp_path: P
     steps = [replace(one_report(own=0.2), step=step) for step in (10, 20)]
     assert "| step | own |" in report.write_run_report(tmp_path, steps, title="t", details={}).read_text()
     bare = [one_report(own=0.2), one_report(own=0.3)]
-    assert (
-        "| checkpoint | own |" in report.write_run_report(tmp_path, bare, title="t", details={}).read_text()
-    )
+    assert "| checkpoint | own |" in report.write_run_report(tmp_path, bare, title="t", details={}).read_text()
 
 
 def test_a_run_without_checkpoints_is_refused(tmp_path: Path) -> None:

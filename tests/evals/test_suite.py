@@ -46,9 +46,7 @@ def test_batches_are_full_and_texts_are_encoded_once(colour_set: Path, colour_en
 
     evaluate(colour_encoder, colour_set.parent, "colours", batch_size=4, progress=progress)
     assert colour_encoder.image_batches == [4, 4, 1]
-    assert sorted(colour_encoder.texts) == sorted(
-        f"{a} {c}" for a in ("a", "the") for c in ("red", "green", "blue")
-    )
+    assert sorted(colour_encoder.texts) == sorted(f"{a} {c}" for a in ("a", "the") for c in ("red", "green", "blue"))
     assert done == [("colours", 4), ("colours", 8), ("colours", 9)]
 
 
@@ -98,13 +96,9 @@ def test_a_bad_image_ends_the_run_by_name(
         evaluate(colour_encoder, root.parent, "bad", batch_size=2)
 
 
-def test_a_diverged_model_is_refused(
-    colour_set: Path, colour_encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_diverged_model_is_refused(colour_set: Path, colour_encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN features would be reported as a perfect score."""
-    monkeypatch.setattr(
-        colour_encoder, "encode_images", lambda images: torch.full((len(images), 3), torch.nan)
-    )
+    monkeypatch.setattr(colour_encoder, "encode_images", lambda images: torch.full((len(images), 3), torch.nan))
     with pytest.raises(InputError, match="diverged"):
         evaluate(colour_encoder, colour_set.parent, "colours")
 

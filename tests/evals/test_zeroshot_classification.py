@@ -14,9 +14,7 @@ def brute_force(features: np.ndarray, weights: np.ndarray, labels: np.ndarray) -
     """By sorting all scores stably, one image at a time."""
     order = [np.argsort(-(weights @ feature), kind="stable").tolist() for feature in features]
     top1 = [o[0] == y for o, y in zip(order, labels, strict=True)]
-    recalls = [
-        np.mean([t for t, y in zip(top1, labels, strict=True) if y == c]) for c in set(labels.tolist())
-    ]
+    recalls = [np.mean([t for t, y in zip(top1, labels, strict=True) if y == c]) for c in set(labels.tolist())]
     figures = {"acc1": np.mean(top1), "mean_per_class_recall": np.mean(recalls)}
     if len(weights) >= 5:
         figures["acc5"] = np.mean([y in o[:5] for o, y in zip(order, labels, strict=True)])
@@ -71,9 +69,7 @@ def test_features_that_are_not_finite_are_refused(bad: float) -> None:
 
 def test_class_weights_average_normalised_templates() -> None:
     """Prompts of different classes would be mixed, or the ensemble would not have unit length."""
-    prompts = torch.nn.functional.normalize(
-        torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), dim=1
-    )
+    prompts = torch.nn.functional.normalize(torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), dim=1)
     expected = np.stack([prompts[i : i + 2].numpy().mean(0) for i in (0, 2, 4)])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(zc.class_weights(prompts, 3).numpy(), expected, rtol=1e-6)

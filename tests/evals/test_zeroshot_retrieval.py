@@ -33,9 +33,7 @@ def test_metrics_equal_brute_force_with_ties(captions: list[int], seed: int, chu
     images, texts = rng.integers(-1, 2, (len(captions), 3)), rng.integers(-1, 2, (len(owner), 3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zr, "CHUNK", chunk)
-        found = zr.retrieval_metrics(
-            torch.tensor(images).float(), torch.tensor(texts).float(), torch.tensor(owner)
-        )
+        found = zr.retrieval_metrics(torch.tensor(images).float(), torch.tensor(texts).float(), torch.tensor(owner))
     assert found == pytest.approx(brute_force(images, texts, owner))
     assert all(
         found[f"{way}_recall@{a}"] <= found[f"{way}_recall@{b}"]

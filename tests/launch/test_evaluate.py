@@ -58,9 +58,7 @@ def arguments(model: object, data: Path, tasks: str, out: Path) -> list[str]:
     return ["--model", str(model), "--data", str(data), "--tasks", tasks, "--out", str(out)]
 
 
-def test_measures_and_reports(
-    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_measures_and_reports(model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command would not do what its help says."""
     out = tmp_path / "report.json"
     out.write_text("an older report")

@@ -100,9 +100,7 @@ def test_two_ranks_train_as_one_rank_does(small: list[str], tmp_path: Path):
     arguments, log = [*small, "engine.precision=fp32", "schedule.steps=4", "engine.zero_stage=2"], tmp_path / "log"
     port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000), "WORLD_SIZE": "2"}
     ranks = [
-        start_run(
-            [*arguments, "--run-dir", str(tmp_path / "two")], log, {**port, "RANK": str(i), "LOCAL_RANK": str(i)}
-        )
+        start_run([*arguments, "--run-dir", str(tmp_path / "two")], log, {**port, "RANK": str(i), "LOCAL_RANK": str(i)})
         for i in range(2)
     ]
     one = start_run([*arguments, "--run-dir", str(tmp_path / "one")], log)
@@ -145,7 +143,9 @@ def test_init_changes_the_start_and_nothing_else(small: list[str], tmp_path: Pat
     losses = {}
     for init in ("random", "perceptual", "shuffled_triplets"):
         run = tmp_path / init
-        assert main([*small, f"init={init}", first, "schedule.steps=2", "engine.kind=local", "--run-dir", str(run)]) == 0
+        assert (
+            main([*small, f"init={init}", first, "schedule.steps=2", "engine.kind=local", "--run-dir", str(run)]) == 0
+        )
         losses[init] = _losses(run)[1]
         votes = (run / "init" / "recipe.yaml").read_text() if init != "random" else ""
         assert ("shuffled: true" in votes) == (init == "shuffled_triplets")
@@ -174,7 +174,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert case == "missing first stage" or not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("content", "part"), [(None, "holds no *.tar"), (b"no tar at all" * 100, "00000.tar: at byte 0")])
+@pytest.mark.parametrize(
+    ("content", "part"), [(None, "holds no *.tar"), (b"no tar at all" * 100, "00000.tar: at byte 0")]
+)
 def test_bad_shards_are_named(
     content: bytes | None, part: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

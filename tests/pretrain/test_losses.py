@@ -51,7 +51,9 @@ def test_contrastive_gradient_over_ranks_is_that_of_one_process(world: int):
     (loss, image, text, scale) = _contrastive_gradient(RankInfo())
     parts = run_ranks(_contrastive_gradient, world)
     assert sum(p[0] for p in parts) == pytest.approx(loss, abs=1e-6)
-    torch.testing.assert_close(torch.tensor([r for p in parts for r in p[1]]), torch.tensor(image), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor([r for p in parts for r in p[1]]), torch.tensor(image), atol=1e-6, rtol=1e-5
+    )
     torch.testing.assert_close(torch.tensor([r for p in parts for r in p[2]]), torch.tensor(text), atol=1e-6, rtol=1e-5)
     assert sum(p[3] for p in parts) == pytest.approx(scale, abs=1e-6)
 

@@ -18,7 +18,9 @@ def test_only_matrices_decay():
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
     undecayed = {names[id(p)] for p in kept["params"]}
     assert {"logit_scale", "visual.ln_post.weight", "visual.class_embedding"} <= undecayed
-    assert all("weight" in names[id(p)] or "proj" in names[id(p)] or "embedding" in names[id(p)] for p in decayed["params"])
+    assert all(
+        "weight" in names[id(p)] or "proj" in names[id(p)] or "embedding" in names[id(p)] for p in decayed["params"]
+    )
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 

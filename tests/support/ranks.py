@@ -23,7 +23,9 @@ def run_ranks(function: Callable[..., Any], world: int, *arguments: Any) -> list
 
     The processes stay for the next call: importing torch and DeepSpeed takes longer than any of these tests.
     """
-    futures = [pool.submit(function, RankInfo(rank, world, rank), *arguments) for rank, pool in enumerate(_group(world))]
+    futures = [
+        pool.submit(function, RankInfo(rank, world, rank), *arguments) for rank, pool in enumerate(_group(world))
+    ]
     return [future.result(timeout=300) for future in futures]
 
 
