@@ -40,7 +40,11 @@ def resize_square(image: Tensor, size: int) -> Tensor:
 
 
 def resize_crop(image: Tensor, box: Box, size: int) -> Tensor:
-    """The box of the image as (3, size, size) uint8, antialiased bicubic (within 2/255 of Pillow's)."""
+    """The box of the image as (3, size, size) uint8, antialiased bicubic.
+
+    Within 2/255 of Pillow's where that begins with the rows, too; where it begins with the columns (tall images),
+    rounding between the passes differs by up to 4/255 on photographs, 0.2/255 on average.
+    """
     top, left, height, width = box
     crop = image[:, top : top + height, left : left + width]
     if (height, width) == (size, size):

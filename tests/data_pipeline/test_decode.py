@@ -70,7 +70,20 @@ def claims(width: int, height: int, image_kind: str) -> bytes:
         encode(PHOTO.convert("LA"), "PNG"),
         encode(PHOTO, "WEBP", quality=80),
     ],
-    ids="rgb 444 422 progressive grey cmyk png-grey png-1bit palette palette-alpha grey-alpha webp".split(),
+    ids=[
+        "rgb",
+        "444",
+        "422",
+        "progressive",
+        "grey",
+        "cmyk",
+        "png-grey",
+        "png-1bit",
+        "palette",
+        "palette-alpha",
+        "grey-alpha",
+        "webp",
+    ],
 )
 def test_pixels_are_those_of_pillow(data: bytes) -> None:
     """The encoder would be trained on other pixels than the models it is compared with."""
@@ -135,7 +148,7 @@ def test_a_badly_written_exif_tag_does_no_harm(tag: int) -> None:
         (b"<svg/>", "6 bytes"),
         (b"", "starts with nothing"),
     ],
-    ids="gif eps bmp tiff wav svg empty".split(),
+    ids=["gif", "eps", "bmp", "tiff", "wav", "svg", "empty"],
 )
 def test_other_formats_are_refused_by_their_bytes(data: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A renamed file would reach a decoder that nobody has vetted; EPS even runs a program."""
@@ -178,7 +191,7 @@ def test_the_limit_counts_pixels(image_kind: str) -> None:
         encode(PHOTO, "PNG"),
         encode(PHOTO, "WEBP"),
     ],
-    ids="jpeg progressive exif cmyk png webp".split(),
+    ids=["jpeg", "progressive", "exif", "cmyk", "png", "webp"],
 )
 def test_truncated_images_are_refused(data: bytes) -> None:
     """Half an image would be trained on, its rest grey."""
@@ -191,7 +204,7 @@ def test_flipped_bytes_in_mid_scan_are_noticed() -> None:
     """Damaged pixels would be trained on: Pillow decodes most of these images without a word."""
     data = encode(Image.fromarray(natural_image(96, 128)), "JPEG", quality=90)
     scan = data.index(b"\xff\xda") + 14
-    noticed, noticed_by_pillow = 0, 0
+    noticed, noticed_by_pillow = 0, 0  # the other flips leave a valid stream of other coefficients
     for place in range(scan + 50, len(data) - 2, 23):
         broken = bytearray(data)
         broken[place] ^= 0x10
@@ -203,7 +216,7 @@ def test_flipped_bytes_in_mid_scan_are_noticed() -> None:
             by_pillow(bytes(broken))
         except OSError:
             noticed_by_pillow += 1
-    assert (noticed, noticed_by_pillow) == GOLDEN_NOTICED
+    assert (noticed, noticed_by_pillow) == (144, 2)  # of 371
 
 
 VICTIMS = [

@@ -26,25 +26,49 @@ def random(sample: int = 0, epoch: int = 0, seed: int = 0) -> np.random.Generato
     return generator(seed, Stream.AUGMENTATION, epoch, sample)
 
 
-@pytest.mark.parametrize(
+def by_pillow(pixels: np.ndarray, box: Box, *sizes: tuple[int, int]) -> np.ndarray:
+    """The box resized by Pillow to each of these (width, height) in turn."""
+    top, left, height, width = box
+    image = Image.fromarray(pixels[top : top + height, left : left + width])
+    for size in sizes:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(image).astype(int)
+
+
+BOXES = pytest.mark.parametrize(
     ("height", "width", "box"),
     [
         (375, 500, (0, 0, 375, 500)),
         (375, 500, (7, 11, 300, 444)),
-        (500, 333, (0, 0, 500, 333)),
+        (500, 375, (0, 0, 500, 375)),
         (768, 1024, (0, 0, 768, 1024)),
-        (150, 170, (1, 2, 140, 160)),  # enlarged
+        (500, 333, (3, 0, 490, 300)),
+        (97, 31, (0, 0, 97, 31)),
+        (150, 170, (1, 2, 140, 160)),
     ],
 )
-def test_resize_is_within_2_of_pillow(height: int, width: int, box: Box) -> None:
-    """Images would be smoother or sharper than those other encoders are trained and judged on."""
+
+
+@BOXES
+def test_resize_is_that_of_pillow(height: int, width: int, box: Box) -> None:
+    """Images would be smoother or sharper than those other encoders are trained and judged on.
+
+    Pillow is asked for one pass at a time, because it begins with the columns where that is less work; torch
+    always begins with the rows.
+    """
     pixels = natural_image(height, width)
-    top, left, h, w = box
-    ours = resize_crop(to_tensor(pixels), box, 224).permute(1, 2, 0).numpy().astype(int)
-    crop = Image.fromarray(pixels[top : top + h, left : left + w])
-    error = np.abs(ours - np.asarray(crop.resize((224, 224), Image.Resampling.BICUBIC)))
-    assert error.max() <= 2
-    assert error.mean() < 0.02  # measured: 0.004
+    ours = resize_crop(to_tensor(pixels), box, 224).permute(1, 2, 0).numpy()
+    error = np.abs(ours - by_pillow(pixels, box, (224, box[2]), (224, 224)))
+    assert error.max() <= 2  # measured: 1, and 2 where the image is enlarged
+    assert error.mean() < 0.01  # measured: 0.004
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (768, 1024), (1024, 768)])
+def test_resize_is_within_2_of_pillow_in_one_call(height: int, width: int) -> None:
+    """Photographs of the usual shapes would not be what open_clip makes of them."""
+    pixels, box = natural_image(height, width), (0, 0, height, width)
+    ours = resize_crop(to_tensor(pixels), box, 224).permute(1, 2, 0).numpy()
+    assert np.abs(ours - by_pillow(pixels, box, (224, 224))).max() <= 2
 
 
 def test_a_box_of_the_right_size_is_cut_out_as_it_is() -> None:
@@ -96,7 +120,7 @@ def test_crops_have_the_area_and_shape_asked_for() -> None:
     boxes = np.array([random_crop_box(1000, 1200, chosen, random(sample)) for sample in range(2000)])
     top, left, h, w = boxes.T
     share, ratio = h * w / 1.2e6, w / h
-    assert (0.249, 0.5) < (share.min(), ratio.min())
+    assert (share.min(), ratio.min()) > (0.249, 0.5)
     assert share.min() < 0.255
     assert 0.495 < share.max() < 0.501
     assert 0.499 < ratio.min() < 0.51

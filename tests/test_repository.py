@@ -1,0 +1,107 @@
+"""What the repository promises about itself: its tree, its hazards, its command line, its neighbours."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import evaluate, run
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("launch", "pretrain", "kernels", "data_pipeline", "evals")
+SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
+
+
+def _tracked() -> list[str]:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("needs a git checkout")
+    return [name for name in done.stdout.split("\n") if name and (ROOT / name).exists()]
+
+
+def test_the_annotated_tree_is_the_tree():
+    """The README would send people to files that are not there, or hide some."""
+    text = (ROOT / "README.md").read_text()
+    tree = text.split("<!-- tree -->")[1]
+    named = set(re.findall(r"^\s*([\w./-]+\.(?:py|yaml|json|md|cfg|toml|txt)|Makefile|LICENSE)\s", tree, re.MULTILINE))
+    folders = re.findall(r"^(?:    )?([\w./-]+/)\s", tree, re.MULTILINE)
+    assert set(folders) >= {f"{name}/" for name in (*PACKAGES, "tests", "docs", "results")}
+    files = {name for name in _tracked() if name.startswith(PACKAGES) and name.endswith(".py") and "__init__" not in name}
+    missing = {name for name in files if Path(name).name not in named}
+    assert not missing, f"not in the README's tree: {sorted(missing)}"
+    every = {Path(name).name for name in _tracked()}
+    assert not {Path(name).name for name in named} - every, "the README names files that do not exist"
+
+
+HAZARDS = r"\bpickle\b|torch\.load\(|yaml\.load\(|shell=True|\btarfile\b|\beval\(|\bexec\(|os\.system"
+
+
+def test_no_hazard_in_the_packages():
+    """Loading a checkpoint, a recipe or a shard could run somebody's code."""
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text().split("\n"), 1)
+        if re.search(HAZARDS, line.replace("model.eval()", ""))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_file_is_large_or_named_for_nothing():
+    """The code would stop being a pleasure to read."""
+    large = [p.name for p in SOURCES if len(p.read_text().split("\n")) > 400]
+    assert not large
+    assert not [p.name for p in SOURCES if p.stem in ("utils", "common", "helpers", "misc")]
+
+
+def test_no_new_command_line_flags(capsys: pytest.CaptureFixture[str]):
+    """A setting on the command line is in no recipe, so a run could not be repeated from its run directory."""
+    expected = {
+        run.main: {"--help", "--run-dir", "--resume", "--check"},
+        evaluate.main: {
+            "--help", "--model", "--data", "--tasks", "--out", "--batch-size", "--device", "--precision", "--workers",
+        },
+    }  # fmt: skip
+    for main, flags in expected.items():
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        assert set(re.findall(r"(?<![\w-])--[a-z-]+", capsys.readouterr().out)) == flags
+
+
+def test_transformers_still_imports_beside_our_kernels():
+    """transformers looks up the version of whatever provides a package called kernels."""
+    code = "from transformers import CLIPModel; import kernels; print(kernels.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert str(ROOT) in done.stdout
+
+
+def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_make_help_lists_every_target():
+    """A target would be there that nobody finds."""
+    targets = set(re.findall(r"^([a-z-]+):.*", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    listed = set(re.findall(r"^  make ([a-z-]+)", _make("help").stdout, re.MULTILINE))
+    assert listed == targets
+
+
+def test_a_cluster_is_refused_until_there_is_a_launcher():
+    """`make pretrain NODES=8` would quietly train on the login node."""
+    done = _make("pretrain", "NODES=8")
+    assert done.returncode == 2
+    assert "NODES=8" in done.stderr
+    assert "Installed" not in done.stdout + done.stderr
+
+
+def test_constraints_pin_what_setup_cfg_asks_for():
+    """An unpinned package would change under a run."""
+    pins = {re.split("==", line)[0].lower().replace("-", "_") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line}
+    block = (ROOT / "setup.cfg").read_text().split("install_requires =")[1].split("[options.package_data]")[0]
+    asked = {m.lower().replace("-", "_") for m in re.findall(r"^    ([A-Za-z][\w-]*)", block, re.MULTILINE)}
+    assert asked - pins == set()
