@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ def open_run(directory: Path, recipe: Recipe, *, resume: bool, device: torch.dev
     directory.mkdir(parents=True, exist_ok=True)
     saved.write_text(recipe_yaml(recipe))
     code = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": versions(),
         "device": hardware(device),
