@@ -24,7 +24,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 ifeq ($(NODES),0)
 pretrain: $(READY) ## toy world -> perceptual initialisation -> CLIP -> report, here [RECIPE= ARGS="key=value"]
-	$(BIN)/python -m launch.run $(RECIPE) $(ARGS)
+	$(BIN)/python -m launch.run $(RECIPE) $(ARGS) --resume
 else
 pretrain:
 	@echo "pineco: NODES=$(NODES): the SLURM launcher is not in this version; run here with NODES=0" >&2; exit 2
@@ -43,8 +43,9 @@ format: $(READY) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-toy: $(READY) ## write the toy world to data/toy
+toy: $(READY) ## write the toy world to data/toy, and a picture of it
 	$(BIN)/python -m data_pipeline.toy_world data/toy
+	$(BIN)/python -m data_pipeline.toy_world.sheet data/toy.png
 
 bench-engine: $(READY) ## one step through Trainer and engine against a bare PyTorch loop, into results/
 	$(BIN)/python -m launch.bench_engine

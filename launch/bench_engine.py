@@ -24,7 +24,8 @@ from pretrain.distributed import RankInfo, start_process_group
 from pretrain.engine import build_engine
 from pretrain.objectives.clip import Clip
 from pretrain.optim import parameter_groups
-from pretrain.recipe import Recipe, load_recipe
+from pretrain.recipe import Recipe
+from pretrain.recipe_file import load_recipe
 from pretrain.trainer import TrainState, fit
 
 BATCH, STEPS, ROUNDS = 64, 4, 15
@@ -60,8 +61,8 @@ def main() -> None:
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "overhead.json").write_text(json.dumps(record, indent=2) + "\n")
-    for kind, ratio in summary.items():
-        print(f"{kind}: {ratio['median']:.3f} x a bare loop (from {ratio['min']:.3f} to {ratio['max']:.3f})")
+    for kind, figure in summary.items():
+        print(f"{kind}: {figure['median']:.3f} x a bare loop (from {figure['min']:.3f} to {figure['max']:.3f})")
 
 
 def _recipe(kind: str) -> Recipe:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from evals.encoder import load_encoder
 from evals.report import read_reports, write_report, write_run_report
@@ -73,7 +74,8 @@ class Evaluator:
         settings = self.recipe.evaluation
         if not settings.tasks or settings.data is None or self._path(checkpoint).is_file():
             return
-        with torch.random.fork_rng(devices=[]):
+        waiting = Console(stderr=True).status(f"evaluating step {checkpoint.step}: {settings.tasks}")
+        with waiting, torch.random.fork_rng(devices=[]):
             encoder = load_encoder(str(checkpoint.export), device=str(self.device))
             report = evaluate(
                 encoder,

@@ -7,7 +7,7 @@ from typing import Any
 from data_pipeline.errors import InputError
 from data_pipeline.image_text import ImageTextSource
 from data_pipeline.loader import Loader, Source
-from data_pipeline.toy_world import make_toy_world
+from data_pipeline.toy_world.world import make_toy_world
 from data_pipeline.transforms import Augmentation
 from data_pipeline.triplets import TripletSource
 from evals.datasets import resolve_tasks

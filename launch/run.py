@@ -7,12 +7,13 @@ rank of the run. Exit codes: 0 done, 2 bad input (one line says what and how to 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import InputError
-from pretrain.recipe import load_init_recipe, load_recipe, recipe_names, recipe_yaml
+from pretrain.recipe_file import load_init_recipe, load_recipe, recipe_names, recipe_yaml
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -40,19 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.check:
             print(recipe_yaml(recipe), end="")
             return 0
-        from launch.training import Interrupted, train  # imports torch, so only now
+        from launch.training import train  # imports torch, so only now
 
         directory = options.run_dir or Path("runs") / recipe.name
-        try:
-            train(recipe, directory, resume=options.resume)
-        except Interrupted as stop:
-            command = " ".join(["python -m launch.run", options.recipe, *options.overrides])
-            print(f"pineco: {stop}; go on with: {command} --run-dir {directory} --resume", file=sys.stderr)
-            return INTERRUPTED
+        interrupted = train(recipe, directory, resume=options.resume)
+        if interrupted is None:
+            return 0
+        command = [sys.executable, "-m", "launch.run", options.recipe, *options.overrides, "--run-dir", str(directory)]
+        print(f"pineco: {interrupted}; go on with: {shlex.join(command)} --resume", file=sys.stderr)
     except InputError as error:
         print(f"pineco: {error}", file=sys.stderr)
         return BAD_INPUT
-    return 0
+    except KeyboardInterrupt:
+        print("pineco: stopped; what was saved is complete, the same command with --resume goes on", file=sys.stderr)
+    return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import torch
 from data_pipeline.errors import InputError
 from evals.provenance import commit, hardware, versions
 from pretrain.checkpoint import list_checkpoints
-from pretrain.recipe import Recipe, first_difference, load_recipe, recipe_yaml
+from pretrain.recipe import Recipe
+from pretrain.recipe_file import first_difference, load_recipe, recipe_yaml
 
 logger = logging.getLogger("pineco")
 

@@ -29,7 +29,8 @@ from pretrain.engine import Engine, build_engine
 from pretrain.metrics import StepLog
 from pretrain.objectives.base import Objective
 from pretrain.optim import learning_rate
-from pretrain.recipe import OBJECTIVES, Recipe, load_init_recipe
+from pretrain.recipe import OBJECTIVES, Recipe
+from pretrain.recipe_file import load_init_recipe
 from pretrain.trainer import TrainState, fit
 
 
@@ -46,8 +47,8 @@ class Place:
     stop: StopFlag
 
 
-def train(recipe: Recipe, directory: Path, *, resume: bool) -> None:
-    """Runs a recipe to its end in `directory`; raises Interrupted where a signal stopped it earlier."""
+def train(recipe: Recipe, directory: Path, *, resume: bool) -> Interrupted | None:
+    """Runs a recipe to its end in `directory`; returns where it stands if a signal stopped it earlier."""
     ranks = RankInfo.from_environment()
     device = pick_device(recipe.engine.device, ranks)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -57,10 +58,13 @@ def train(recipe: Recipe, directory: Path, *, resume: bool) -> None:
     try:
         with StopFlag() as stop:
             _run_stage(recipe, directory, Place(ranks, device, stop), resume=resume)
+    except Interrupted as stopped:
+        return stopped
     finally:
         dist.destroy_process_group()
     if ranks.leads:
         _conclude(recipe, directory, device, time.perf_counter() - started)
+    return None
 
 
 def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool) -> Checkpoint:

@@ -1,24 +1,16 @@
 """What is trained: every number of a run, typed and strict. Imports no torch, so that a login node can validate.
 
-A recipe file is merged as  defaults <- base (one `extends` level) <- file <- key=value overrides.  Unknown keys are
-errors. Where a run executes never changes a number; that is the launcher's concern, not the recipe's.
+The defaults stand here; `recipe_file.py` merges a file and overrides over them. Where a run executes never changes a
+number; that is the launcher's concern, not the recipe's.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
+from data_pipeline.toy_world.settings import ToyWorldSettings
 
-from data_pipeline.errors import InputError
-from data_pipeline.toy_settings import ToyWorldSettings
-
-RECIPES = Path(__file__).parent / "recipes"
 SHARED_WITH_INIT = ("seed", "model", "engine", "toy_world", "data_root")  # what both stages of a run have in common
 
 
@@ -161,169 +153,3 @@ class Recipe:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     toy_world: ToyWorldPlace | None = None
     log_every: int = 10  # steps between two rows of metrics.jsonl and TensorBoard
-
-
-# --- loading ----------------------------------------------------------------------------------------------------
-
-
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe `name` (of pretrain/recipes, or a path of a YAML file) with `key=value` overrides applied.
-
-    Raises InputError naming the full path of a key at fault and the nearest valid one.
-    """
-    return _load(name, [_parse_overrides(overrides)])
-
-
-def _load(name: str, above: Sequence[DictConfig]) -> Recipe:
-    layers = [*_read_with_base(_find(name)), *above]
-    kind = next((k for k in (OmegaConf.select(x, "objective.kind") for x in reversed(layers)) if k), None)
-    if kind not in OBJECTIVES:
-        raise InputError(f"{name}: objective.kind is {kind!r}; it must be one of {', '.join(OBJECTIVES)}")
-    return _resolve(name, _schema(kind), layers)
-
-
-def load_init_recipe(recipe: Recipe) -> Recipe:
-    """The first stage of a run: `init_recipe` with the shared sections of the second one."""
-    if recipe.init_recipe is None:
-        raise InputError(f"{recipe.name}: init is {recipe.init}, so init_recipe or init_checkpoint must be set")
-    shuffled = ["data.shuffled=true"] if recipe.init == "shuffled_triplets" else []
-    shared = OmegaConf.create({key: _plain(recipe)[key] for key in SHARED_WITH_INIT})
-    return _load(recipe.init_recipe, [_parse_overrides([*recipe.init_overrides, *shuffled]), shared])
-
-
-def recipe_yaml(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that load_recipe reads back to an equal recipe."""
-    return OmegaConf.to_yaml(OmegaConf.create(_plain(recipe)))
-
-
-def recipe_names() -> list[str]:
-    """Recipes that ship; files whose name starts with an underscore are bases."""
-    return sorted(p.stem for p in RECIPES.glob("*.yaml") if not p.stem.startswith("_"))
-
-
-def first_difference(ours: Recipe, theirs: Recipe) -> str | None:
-    """The path and the two values of the first setting in which two recipes differ, or None."""
-    a, b = (dict(_leaves(_plain(r))) for r in (ours, theirs))
-    for key in a.keys() | b.keys():
-        if a.get(key) != b.get(key):
-            return f"{key} is {a.get(key)!r}, there it is {b.get(key)!r}"
-    return None
-
-
-def _find(name: str) -> Path:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        near = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"{name}: no such recipe; {hint}recipes are {', '.join(recipe_names())}, or a .yaml path")
-    return path
-
-
-def _read_with_base(path: Path) -> list[DictConfig]:
-    layer = _read(path)
-    base = layer.pop("extends", None)
-    if base is None:
-        return [layer]
-    below = _read(path.parent / f"{base}.yaml")
-    if "extends" in below:
-        raise InputError(f"{path}: extends {base}, which extends another; one level is allowed")
-    return [below, layer]
-
-
-def _read(path: Path) -> DictConfig:
-    import yaml
-
-    try:
-        layer = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"{path}: cannot be read as YAML: {_first_line(error)}") from None
-    if not isinstance(layer, DictConfig):
-        raise InputError(f"{path}: a recipe is a mapping of keys to values")
-    return layer
-
-
-def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
-    for item in overrides:
-        if "=" not in item or item.startswith("="):
-            raise InputError(f"{item!r}: an override is written key=value, e.g. schedule.epochs=2")
-    return OmegaConf.from_dotlist(list(overrides))
-
-
-def _schema(kind: str) -> DictConfig:
-    schema = OmegaConf.structured(Recipe)
-    OmegaConf.set_readonly(schema, False)
-    schema.objective = OmegaConf.structured(OBJECTIVES[kind].settings)
-    schema.data = OmegaConf.structured(OBJECTIVES[kind].data)
-    return schema
-
-
-def _resolve(name: str, schema: DictConfig, layers: Sequence[DictConfig]) -> Recipe:
-    try:
-        recipe = OmegaConf.to_object(OmegaConf.merge(schema, *layers))
-    except ConfigKeyError as error:
-        raise InputError(f"{name}: unknown key {error.full_key}{_nearest(schema, str(error.full_key))}") from None
-    except InterpolationResolutionError as error:
-        raise InputError(f"{name}: {error.full_key}: {_first_line(error)}") from None
-    except OmegaConfBaseException as error:
-        raise InputError(f"{name}: {error.full_key or 'recipe'}: {_first_line(error)}") from None
-    assert isinstance(recipe, Recipe)
-    _check(recipe)
-    return recipe
-
-
-def _check(recipe: Recipe) -> None:
-    data, schedule = recipe.data, recipe.schedule
-    positive = {
-        "data.batch_size": data.batch_size,
-        "data.accumulation": data.accumulation,
-        "data.lanes": data.lanes,
-        "data.workers": data.workers,
-        "schedule.epochs": schedule.epochs,
-        "checkpoint.keep": recipe.checkpoint.keep,
-        "log_every": recipe.log_every,
-    }
-    for key, value in positive.items():
-        _require(recipe, value >= 1, f"{key} is {value}; it must be at least 1")
-    unit = data.accumulation * data.lanes
-    _require(
-        recipe,
-        data.batch_size % unit == 0,
-        f"data.batch_size is {data.batch_size}; it must be a multiple of data.accumulation * data.lanes = {unit}",
-    )
-    _require(recipe, recipe.optimizer.lr > 0, f"optimizer.lr is {recipe.optimizer.lr}; it must be positive")
-    _require(
-        recipe,
-        recipe.init == "random" or bool(recipe.init_recipe or recipe.init_checkpoint),
-        f"init is {recipe.init}, so init_recipe or init_checkpoint must be set",
-    )
-
-
-def _require(recipe: Recipe, condition: bool, what: str) -> None:
-    if not condition:
-        raise InputError(f"{recipe.name}: {what}")
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    plain = OmegaConf.to_container(OmegaConf.structured(recipe))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, tree
-
-
-def _nearest(schema: DictConfig, key: str) -> str:
-    filled = OmegaConf.merge(schema, {"toy_world": {}})  # a section that is null by default
-    keys = [path for path, _ in _leaves(OmegaConf.to_container(filled))]
-    sections = {path.rsplit(".", 1)[0] for path in keys if "." in path}
-    near = difflib.get_close_matches(key, [*keys, *sections], n=1, cutoff=0.4)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -25,16 +25,14 @@ def _tracked() -> list[str]:
 
 def test_the_annotated_tree_is_the_tree():
     """The README would send people to files that are not there, or hide some."""
-    text = (ROOT / "README.md").read_text()
-    tree = text.split("<!-- tree -->")[1]
-    named = set(re.findall(r"^\s*([\w./-]+\.(?:py|yaml|json|md|cfg|toml|txt)|Makefile|LICENSE)\s", tree, re.MULTILINE))
-    folders = re.findall(r"^(?:    )?([\w./-]+/)\s", tree, re.MULTILINE)
-    assert set(folders) >= {f"{name}/" for name in (*PACKAGES, "tests", "docs", "results")}
-    files = {name for name in _tracked() if name.startswith(PACKAGES) and name.endswith(".py") and "__init__" not in name}
-    missing = {name for name in files if Path(name).name not in named}
+    tree = (ROOT / "README.md").read_text().split("<!-- tree -->")[1]
+    entries = {entry.rstrip("/") for entry in re.findall(r"^[│├└─ ]+([\w.-]+/?)(?:\s|$)", tree, re.MULTILINE)}
+    assert entries >= {*PACKAGES, "tests", "docs", "results"}
+    sources = [name for name in _tracked() if name.startswith(PACKAGES) and name.endswith(".py")]
+    missing = {name for name in sources if Path(name).name not in {*entries, "__init__.py"}}
     assert not missing, f"not in the README's tree: {sorted(missing)}"
-    every = {Path(name).name for name in _tracked()}
-    assert not {Path(name).name for name in named} - every, "the README names files that do not exist"
+    parts = {part for name in _tracked() for part in Path(name).parts}
+    assert not entries - parts, "the README names what does not exist"
 
 
 HAZARDS = r"\bpickle\b|torch\.load\(|yaml\.load\(|shell=True|\btarfile\b|\beval\(|\bexec\(|os\.system"
@@ -101,7 +99,8 @@ def test_a_cluster_is_refused_until_there_is_a_launcher():
 
 def test_constraints_pin_what_setup_cfg_asks_for():
     """An unpinned package would change under a run."""
-    pins = {re.split("==", line)[0].lower().replace("-", "_") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line]
+    pins = {line.split("==")[0].lower().replace("-", "_") for line in lines}
     block = (ROOT / "setup.cfg").read_text().split("install_requires =")[1].split("[options.package_data]")[0]
     asked = {m.lower().replace("-", "_") for m in re.findall(r"^    ([A-Za-z][\w-]*)", block, re.MULTILINE)}
     assert asked - pins == set()

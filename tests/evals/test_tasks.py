@@ -24,7 +24,7 @@ def test_the_paper_suite_is_whole() -> None:
 
 def test_toy_rows_agree_with_the_toy_world() -> None:
     """The toy world's sets would be refused for their number of classes, or reported with another chance."""
-    from data_pipeline.toy_samples import ZERO_SHOT_SETS
+    from data_pipeline.toy_world.samples import ZERO_SHOT_SETS
 
     rows = {key: task.classes for key, task in load_tasks().items() if task.group == "toy"}
     made = {name: len(kind.classnames) for name, kind in ZERO_SHOT_SETS.items()}

@@ -14,7 +14,7 @@ import pytest
 from launch.run import main
 from launch.training import checkpoint_due, total_steps
 from pretrain.checkpoint import list_checkpoints
-from pretrain.recipe import load_recipe
+from pretrain.recipe_file import load_recipe
 from tests.support.processes import start_run
 from tests.support.ranks import TINY_CLIP
 

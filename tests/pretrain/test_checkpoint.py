@@ -28,7 +28,7 @@ from pretrain.checkpoint import (
 from pretrain.distributed import RankInfo
 from pretrain.objectives.clip import Clip
 from pretrain.objectives.perceptual_init import PerceptualInit
-from pretrain.recipe import load_recipe
+from pretrain.recipe_file import load_recipe
 from pretrain.trainer import TrainState
 from tests.support.ranks import TINY_CLIP
 

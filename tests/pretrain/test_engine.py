@@ -12,7 +12,8 @@ from data_pipeline.batches import ImageTextBatch
 from pretrain.distributed import RankInfo
 from pretrain.engine import build_engine, deepspeed_config
 from pretrain.objectives.clip import Clip
-from pretrain.recipe import Recipe, load_recipe
+from pretrain.recipe import Recipe
+from pretrain.recipe_file import load_recipe
 from tests.support.ranks import TINY_CLIP, run_ranks
 
 STEPS, BATCH = 3, 16

@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import InputError
-from pretrain.recipe import (
-    OBJECTIVES,
-    first_difference,
-    load_init_recipe,
-    load_recipe,
-    recipe_names,
-    recipe_yaml,
-)
+from pretrain.recipe import OBJECTIVES
+from pretrain.recipe_file import first_difference, load_init_recipe, load_recipe, recipe_names, recipe_yaml
 
 VARIABLES = ("PINECO_DATA", "PINECO_NIGHTS", "PINECO_YFCC15M", "PINECO_BENCHMARKS")
 
@@ -143,7 +137,8 @@ def test_published_settings_of_clip_on_yfcc15m():
 @pytest.mark.parametrize("arguments", [["--help"], ["clip_toy", "--check"]])
 def test_help_and_validation_import_no_torch(arguments: list[str]):
     """A login node would wait seconds for every typing error."""
-    code = "import sys; from launch.run import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+    code = "import sys; from launch.run import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     modules = done.stdout.splitlines()[-1]
     assert "'pretrain.recipe'" in modules

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.toy_settings import ToyWorldSettings
+from data_pipeline.toy_world.settings import ToyWorldSettings
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A contact sheet of the toy world: the first train pairs with their captions, for people to look at.
 
-python -m data_pipeline.toy_sheet OUT.png [--seed N]
+python -m data_pipeline.toy_world.sheet OUT.png [--seed N]
 """
 
 import argparse
@@ -11,11 +11,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from data_pipeline.errors import InputError
-from data_pipeline.toy_captions import captions
-from data_pipeline.toy_render import render
-from data_pipeline.toy_samples import sample_rng
-from data_pipeline.toy_scene import sample_scene
-from data_pipeline.toy_settings import ToyWorldSettings
+from data_pipeline.toy_world.captions import captions
+from data_pipeline.toy_world.render import render
+from data_pipeline.toy_world.samples import sample_rng
+from data_pipeline.toy_world.scene import sample_scene
+from data_pipeline.toy_world.settings import ToyWorldSettings
 
 _SIDE, _MARGIN, _TEXT = 192, 48, 108  # pixels: an enlarged picture, the gap beside it, the captions below
 
@@ -38,7 +38,7 @@ def contact_sheet(settings: ToyWorldSettings, *, columns: int = 4, rows: int = 4
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m data_pipeline.toy_sheet", description="Draw toy samples.")
+    parser = argparse.ArgumentParser(prog="python -m data_pipeline.toy_world.sheet", description="Draw toy samples.")
     parser.add_argument("out", type=Path, metavar="OUT.png", help="the picture to write")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the toy world (default 0)")
     options = parser.parse_args(arguments)

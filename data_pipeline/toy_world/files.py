@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipeline.toy_samples import (
+from data_pipeline.toy_world.samples import (
     TRIPLET_COLUMNS,
     ZERO_SHOT_SETS,
     Maker,
@@ -26,8 +26,8 @@ from data_pipeline.toy_samples import (
     triplet,
     zero_shot,
 )
-from data_pipeline.toy_scene import SHAPES
-from data_pipeline.toy_settings import ToyWorldSettings
+from data_pipeline.toy_world.scene import SHAPES
+from data_pipeline.toy_world.settings import ToyWorldSettings
 
 PARTS = ("pairs", "triplets", "wds", "dense")  # the folders that are written
 _WDS_SHARD = 500  # CLIP_benchmark's limit, whatever shard_size says

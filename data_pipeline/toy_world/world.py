@@ -18,8 +18,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from data_pipeline.errors import InputError
-from data_pipeline.toy_files import PARTS, write_files
-from data_pipeline.toy_settings import ToyWorldSettings
+from data_pipeline.toy_world.files import PARTS, write_files
+from data_pipeline.toy_world.settings import ToyWorldSettings
 
 SCHEMA = 1  # raise it with any change of the bytes, so that an old world is not taken for a new one
 _MARKER = ".partial"  # stands in a folder while its world is being written
@@ -122,7 +122,3 @@ def main(arguments: list[str] | None = None) -> int:
     counts = {name: value for name, value in asdict(settings).items() if name not in ("seed", "jpeg_quality")}
     print(f"toy world in {root}: {', '.join(f'{name}={value}' for name, value in counts.items())}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.toy_layouts import LAYOUTS
-from data_pipeline.toy_scene import Scene, sample_scene
+from data_pipeline.toy_world.layouts import LAYOUTS
+from data_pipeline.toy_world.scene import Scene, sample_scene
 
 
 def scenes(count: int, **constraints: Any) -> list[Scene]:

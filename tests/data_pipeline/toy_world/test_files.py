@@ -13,10 +13,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from data_pipeline import toy_files
-from data_pipeline.toy_samples import ZERO_SHOT_SETS, Sample
-from data_pipeline.toy_scene import SHAPES
-from data_pipeline.toy_settings import TINY, ToyWorldSettings
+from data_pipeline.toy_world import files
+from data_pipeline.toy_world.samples import ZERO_SHOT_SETS, Sample
+from data_pipeline.toy_world.scene import SHAPES
+from data_pipeline.toy_world.settings import TINY, ToyWorldSettings
 
 SIDE = TINY.image_size
 
@@ -86,9 +86,9 @@ def test_wds_shards_are_cut_at_five_hundred(tmp_path: Path, monkeypatch: pytest.
         return f"s{index:07d}", {"jpg": b"", "ref.jpg": b"", "left.jpg": b"", "right.jpg": b"", "csv": b""}
 
     for name in ("pair", "dense", "zero_shot", "retrieval", "triplet"):
-        monkeypatch.setattr(toy_files, name, stub)
-    monkeypatch.setattr(toy_files, "ZERO_SHOT_SETS", {"toy_shapes": ZERO_SHOT_SETS["toy_shapes"]})
-    toy_files.write_files(tmp_path, replace(TINY, test_images=960), workers=1)
+        monkeypatch.setattr(files, name, stub)
+    monkeypatch.setattr(files, "ZERO_SHOT_SETS", {"toy_shapes": ZERO_SHOT_SETS["toy_shapes"]})
+    files.write_files(tmp_path, replace(TINY, test_images=960), workers=1)
     folder = tmp_path / "wds/toy_shapes/test"
     assert (folder / "nshards.txt").read_text() == "2"
     assert [len(list(samples(folder / f"{i}.tar"))) for i in range(2)] == [500, 460]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from data_pipeline import toy_samples
 from data_pipeline.errors import InputError
-from data_pipeline.toy_render import render
-from data_pipeline.toy_settings import TINY, ToyWorldSettings
-from data_pipeline.toy_world import main, make_toy_world
+from data_pipeline.toy_world import samples
+from data_pipeline.toy_world.render import render
+from data_pipeline.toy_world.settings import TINY, ToyWorldSettings
+from data_pipeline.toy_world.world import main, make_toy_world
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -94,7 +94,7 @@ def test_interrupted_generation_starts_over(toy_world: Path, tmp_path: Path, mon
         return render(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(toy_samples, "render", interrupt)
+        patch.setattr(samples, "render", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make_toy_world(root, TINY, workers=1)
     assert (root / "pairs/train/00000.tar").exists()
