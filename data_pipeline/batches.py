@@ -22,10 +22,6 @@ class _Batch:
     def to(self, device: torch.device) -> Self:
         return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
-    def pin(self) -> Self:
-        """Page-locked copies, so that `to` a CUDA device overlaps with compute."""
-        return type(self)(*(getattr(self, f.name).pin_memory() for f in fields(self)))
-
     def __len__(self) -> int:
         return int(getattr(self, fields(self)[0].name).shape[0])
 

@@ -15,6 +15,7 @@ import torch
 
 from data_pipeline.errors import InputError
 from evals.provenance import commit, hardware, versions
+from evals.report import write_text_atomically
 from pretrain.checkpoint import list_checkpoints
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import first_difference, load_recipe, recipe_yaml
@@ -32,10 +33,10 @@ def open_run(directory: Path, recipe: Recipe, *, resume: bool, device: torch.dev
         step = max((c.step for c in list_checkpoints(directory / "checkpoints")), default=0)
         if step and not resume:
             raise InputError(f"{directory}: holds a run that stands at step {step}; add --resume, or a new --run-dir")
-    elif directory.exists() and any(p.name != "init" for p in directory.iterdir()):
+    elif directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory}: exists and holds no run; pass another --run-dir")
     directory.mkdir(parents=True, exist_ok=True)
-    saved.write_text(recipe_yaml(recipe))
+    write_text_atomically(saved, recipe_yaml(recipe))
     code = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

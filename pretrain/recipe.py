@@ -11,6 +11,10 @@ from typing import Any, Literal
 
 from data_pipeline.toy_world.settings import ToyWorldSettings
 
+CHANGES_NO_NUMBER = (  # may differ when a run is resumed; the engine within rounding
+    "data.workers", "data.prefetch", "engine.kind", "engine.zero_stage", "engine.device",
+    "checkpoint.", "evaluation.", "log_every",
+)  # fmt: skip
 SHARED_WITH_INIT = ("seed", "model", "engine", "toy_world", "data_root")  # what both stages of a run have in common
 
 

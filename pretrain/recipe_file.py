@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from data_pipeline.errors import InputError
-from pretrain.recipe import OBJECTIVES, SHARED_WITH_INIT, Recipe
+from pretrain.recipe import CHANGES_NO_NUMBER, OBJECTIVES, SHARED_WITH_INIT, Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -57,10 +57,10 @@ def recipe_names() -> list[str]:
 
 
 def first_difference(ours: Recipe, theirs: Recipe) -> str | None:
-    """The path and the two values of the first setting in which two recipes differ, or None."""
+    """The path and the two values of the first setting that changes numbers and differs, or None."""
     a, b = (dict(_leaves(_plain(r))) for r in (ours, theirs))
-    for key in a.keys() | b.keys():
-        if a.get(key) != b.get(key):
+    for key in sorted(a.keys() | b.keys()):
+        if a.get(key) != b.get(key) and not key.startswith(CHANGES_NO_NUMBER):
             return f"{key} is {a.get(key)!r}, there it is {b.get(key)!r}"
     return None
 

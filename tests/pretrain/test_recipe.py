@@ -113,6 +113,13 @@ def test_first_difference_names_key_and_values():
     assert difference == "optimizer.lr is 0.001, there it is 1.0"
 
 
+@pytest.mark.parametrize("override", ["data.workers=7", "engine.zero_stage=2", "checkpoint.keep=9", "log_every=1"])
+def test_what_changes_no_number_does_not_bar_a_resume(override: str):
+    """A run could not go on with more loader threads or on another engine."""
+    assert first_difference(load_recipe("clip_toy"), load_recipe("clip_toy", [override])) is None
+    assert first_difference(load_recipe("clip_toy"), load_recipe("clip_toy", ["engine.precision=fp32"])) is not None
+
+
 def test_published_settings_of_perceptual_initialisation():
     """The recipe would claim a paper's name with other numbers (arXiv 2505.14204, stage 1)."""
     recipe = load_recipe("pi_vitb32_nights")
