@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def open_run(directory: Path, recipe: Recipe, *, resume: bool, device: torch.dev
 def log_to(directory: Path) -> logging.Handler:
     """Sends our messages to run.log as well; the caller removes the handler when the stage ends."""
     handler = logging.FileHandler(directory / "run.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    formatter = logging.Formatter("%(asctime)s %(message)s")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
     logger.addHandler(handler)
     return handler

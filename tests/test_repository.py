@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import evaluate, run
+from launch import evaluate, record, run
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("launch", "pretrain", "kernels", "data_pipeline", "evals")
@@ -33,6 +34,15 @@ def test_the_annotated_tree_is_the_tree():
     assert not missing, f"not in the README's tree: {sorted(missing)}"
     parts = {part for name in _tracked() for part in Path(name).parts}
     assert not entries - parts, "the README names what does not exist"
+
+
+def test_the_results_in_the_readme_are_the_records():
+    """A figure would stand there that nobody measured."""
+    text = (ROOT / "README.md").read_text()
+    assert record.render(text, ROOT / "results") == text, "run python -m launch.record"
+    for path in (ROOT / "results" / "runs").glob("*.json"):
+        kept = json.loads(path.read_text())
+        assert re.fullmatch(r"[0-9a-f]{40}", kept["commit"]), f"{path.name}: measured on files that were not committed"
 
 
 HAZARDS = r"\bpickle\b|torch\.load\(|yaml\.load\(|shell=True|\btarfile\b|\beval\(|\bexec\(|os\.system"

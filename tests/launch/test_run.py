@@ -131,6 +131,10 @@ def test_main_job_chains_evaluates_and_reports(small: list[str], tmp_path: Path,
     assert main([*chain, "--resume"]) == 0, "a finished run is reused"
     assert (run / "checkpoints" / "step_00000004" / "manifest.json").stat().st_mtime_ns == before
 
+    (run / "reports" / "step_00000002.json").unlink()
+    assert main([*chain, "--resume"]) == 0, "what was saved but not measured is measured"
+    assert [report["step"] for report in json.loads((run / "report.json").read_text())] == steps
+
     assert main(chain) == 2
     assert "add --resume" in capsys.readouterr().err
     assert main([*chain, "--resume", "seed=1"]) == 2
