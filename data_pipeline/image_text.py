@@ -16,7 +16,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.index import Sample, index_shard
 from data_pipeline.order import Extents, cut_extents
 from data_pipeline.randomness import Stream, generator
-from data_pipeline.shards import LocalStore
+from data_pipeline.shards import open_store
 from data_pipeline.transforms import Augmentation, augment, to_tensor
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -37,7 +37,7 @@ class ImageTextSource:
         captions: Literal["first", "any"] = "first",
     ) -> None:
         """captions: `first` reads txt; `any` draws one of the list `captions` in json anew in every epoch."""
-        self.store = LocalStore(root)
+        self.store = open_store(root)
         self.image_size, self.tokenize, self.seed = image_size, tokenize, seed
         self.augmentation, self.captions = augmentation, captions
         self._text = "json" if captions == "any" else "txt"
@@ -65,7 +65,7 @@ class ImageTextSource:
         missing = [] if self._image_extension(sample) else ["an image"]
         missing += [] if self._text in sample.members else [f"a .{self._text}"]
         if missing:
-            raise InputError(f"{self.store.root / name}: sample {sample.key!r} lacks {' and '.join(missing)}")
+            raise InputError(f"{self.store.where(name)}: sample {sample.key!r} lacks {' and '.join(missing)}")
 
     @staticmethod
     def _image_extension(sample: Sample) -> str | None:
@@ -83,7 +83,7 @@ class ImageTextSource:
         try:
             pixels = decode_image(self._read(number, extension))
         except DecodeError as error:
-            raise InputError(f"{self.store.root / name}: {sample.key}.{extension}: {error}") from None
+            raise InputError(f"{self.store.where(name)}: {sample.key}.{extension}: {error}") from None
         random = generator(self.seed, Stream.AUGMENTATION, epoch, number)
         return augment(to_tensor(pixels), self.image_size, self.augmentation, random)
 
@@ -98,5 +98,5 @@ class ImageTextSource:
                 raise TypeError("captions must be a list of strings")
             return captions[generator(self.seed, Stream.CAPTION, epoch, number).integers(len(captions))]
         except (ValueError, KeyError, TypeError) as error:
-            where = f"{self.store.root / name}: {sample.key}.{self._text}"
+            where = f"{self.store.where(name)}: {sample.key}.{self._text}"
             raise InputError(f"{where}: no UTF-8 text, or no list called captions ({error!r})") from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.errors import InputError
-from data_pipeline.shards import LocalStore
+from data_pipeline.shards import LocalStore, Store
 from data_pipeline.tar import Member, TarError, read_members
 
 READ_AHEAD = 1 << 20  # bytes: many headers of small members come with one read
@@ -28,7 +28,7 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + key, extension.lower()
 
 
-def index_shard(store: LocalStore, name: str) -> list[Sample]:
+def index_shard(store: Store, name: str) -> list[Sample]:
     """The samples of one shard in file order; raises InputError naming shard and offset where it is damaged."""
     samples: list[Sample] = []
     try:
@@ -42,9 +42,9 @@ def index_shard(store: LocalStore, name: str) -> list[Sample]:
                 raise TarError(member.offset, f"two members are called {member.name!r}")
             samples[-1].members[extension] = member
     except TarError as error:
-        raise InputError(f"{store.root / name}: {error}") from None
+        raise InputError(f"{store.where(name)}: {error}") from None
     if not samples:
-        raise InputError(f"{store.root / name}: an empty shard; write it again or remove it")
+        raise InputError(f"{store.where(name)}: an empty shard; write it again or remove it")
     return samples
 
 
@@ -61,7 +61,7 @@ def read_samples(path: str | Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 class _buffered:  # noqa: N801 - used like a function
     """Serves small reads that move forward out of one larger read."""
 
-    def __init__(self, store: LocalStore, name: str) -> None:
+    def __init__(self, store: Store, name: str) -> None:
         self.store, self.name = store, name
         self.start, self.data = 0, b""
 
