@@ -51,7 +51,8 @@ bench-engine: $(READY) ## one step through Trainer and engine against a bare PyT
 	$(BIN)/python -m launch.bench_engine
 
 constraints: $(READY) ## write constraints.txt anew from what is installed
-	$(BIN)/uv pip freeze --exclude-editable --python $(BIN)/python > constraints.new && mv constraints.new constraints.txt
+	{ head -1 constraints.txt; $(BIN)/uv pip freeze --exclude-editable --python $(BIN)/python; } > constraints.new
+	mv constraints.new constraints.txt
 
 clean: ## remove runs and caches (keeps .venv and data)
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

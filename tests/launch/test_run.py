@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(small: list[st
 
 def test_checkpoints_fall_on_epochs():
     """A checkpoint would be missed where accumulation does not divide an epoch."""
-    recipe = load_recipe("clip_toy", ["data.accumulation=2", "data.batch_size=128", "checkpoint.every_epochs=1"])
+    recipe = load_recipe("clip_toy", ["data.accumulation=2", "schedule.epochs=4", "checkpoint.every_epochs=1"])
     assert total_steps(recipe, batches_per_epoch=7) == 14
     due = [s for s in range(1, 15) if checkpoint_due(s, recipe=recipe, batches_per_epoch=7, steps=14)]
     assert due == [4, 7, 11, 14]

@@ -29,8 +29,8 @@ def test_settings_must_be_integers(value: Any) -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("toy_settings", {"numpy", "simplejpeg", "torch", "webdataset", "rich", "PIL"}),
-        ("toy_world", {"torch", "webdataset", "rich", "PIL"}),
+        ("toy_world.settings", {"numpy", "simplejpeg", "torch", "webdataset", "rich", "PIL"}),
+        ("toy_world.world", {"torch", "webdataset", "rich", "PIL"}),
     ],
 )
 def test_import_is_cheap(module: str, heavy: set[str]) -> None:
