@@ -47,6 +47,7 @@ def read_members(read_at: ReadAt, archive_size: int) -> Iterator[Member]:
         if header == bytes(BLOCK):
             _check_end(read_at, offset, archive_size)
             return
+        _require(len(header) == BLOCK or offset > 0, offset, f"{archive_size} bytes are no tar archive")
         _require(len(header) == BLOCK, offset, "the archive ends without an end marker: it was cut, copy it again")
         _require(_checksum_holds(header), offset, "bad header checksum: damaged, or no tar archive")
         size, kind, data = _size(header, offset), header[156:157], offset + BLOCK

@@ -59,7 +59,7 @@ def resolve_tasks(data_root: str | Path, selection: str | Sequence[str]) -> list
     """
     root = Path(data_root)
     if not root.is_dir():
-        raise InputError(f"--data {root}: no such folder")
+        raise InputError(f"{root}: no such folder of data sets")
     tasks = select_tasks(selection, load_tasks().values(), _own_tasks(root, selection))
     missing = [task.key for task in tasks if find_folder(root, task.key) is None]
     if missing:

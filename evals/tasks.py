@@ -111,10 +111,10 @@ def select_tasks(selection: str | Sequence[str], tasks: Iterable[Task], own: Ite
         found = _matches(name, table) or ([own_by_key[name]] if name in own_by_key else [])
         if not found:
             known = sorted({n for t in table for n in (t.key, t.group, *t.tags)} | set(own_by_key))
-            raise InputError(f"--tasks: nothing is called {name!r}; nearest is {nearest(name, known)!r}")
+            raise InputError(f"tasks: nothing is called {name!r}; nearest is {nearest(name, known)!r}")
         chosen |= {task.key: task for task in found}
     if not chosen:
-        raise InputError("--tasks: names no task; give keys, groups, tags or globs, separated by commas")
+        raise InputError("tasks: names no task; give keys, groups, tags or globs, separated by commas")
     return list(chosen.values())
 
 

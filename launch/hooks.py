@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -89,7 +89,7 @@ class Evaluator:
         self._path(checkpoint).parent.mkdir(exist_ok=True)
         write_report(self._path(checkpoint), report)
         logger.info("evaluated step %d: %s", checkpoint.step, _summary(report))
-        self.write_run_report({})
+        self.write_run_report()
 
     def catch_up(self, step: int) -> None:
         """Evaluates what an interrupted run had saved but not measured."""
@@ -104,12 +104,12 @@ class Evaluator:
         reports = [report for path in paths for report in read_reports(path)]
         return [report for report in reports if report.step in steps]
 
-    def write_run_report(self, details: Mapping[str, str]) -> Path | None:
+    def write_run_report(self) -> Path | None:
         """report.md, report.json and curve.svg over all checkpoints; None where nothing was evaluated."""
         reports = self.reports()
         if not reports:
             return None
-        about = {"recipe": self.recipe.name, "init": self.recipe.init, **details}
+        about = {"recipe": self.recipe.name, "init": self.recipe.init}
         return write_run_report(self.directory, reports, title=f"Run {self.recipe.name}", details=about)
 
     def _path(self, checkpoint: Checkpoint) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 
 
@@ -24,3 +25,4 @@ class StopFlag:
         if self.raised:
             raise KeyboardInterrupt
         self.raised = True
+        print("pineco: stopping after this step; once more stops at once", file=sys.stderr, flush=True)

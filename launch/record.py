@@ -22,7 +22,7 @@ README, RESULTS, MARK = Path("README.md"), Path("results"), "<!-- results -->"
 def record_run(run: Path) -> dict[str, Any]:
     """What a run directory says of itself: command, init, minutes from its first start to its last line, figures."""
     try:
-        starts = [json.loads(line) for line in (run / "code.json").read_text().splitlines()]
+        starts = [json.loads(line) for line in (run / "code.jsonl").read_text().splitlines()]
         reports = json.loads((run / "report.json").read_text())
         last = (run / "run.log").read_text().splitlines()[-1][:19]
     except (OSError, IndexError) as error:

@@ -7,6 +7,7 @@ rank of the run. Exit codes: 0 done, 2 bad input (one line says what and how to 
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from data_pipeline.errors import InputError
 from pretrain.recipe_file import load_init_recipe, load_recipe, recipe_names, recipe_yaml
 
 BAD_INPUT, INTERRUPTED = 2, 130
+ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -51,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pineco: {interrupted}; go on with: {shlex.join(command)} --resume", file=sys.stderr)
     except InputError as error:
         print(f"pineco: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        if error.errno not in ENVIRONMENT:
+            raise
+        where = error.filename or "a file of the run"
+        print(f"pineco: {where}: {error.strerror}; mend that, or pass another --run-dir", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("pineco: stopped; what was saved is complete, the same command with --resume goes on", file=sys.stderr)

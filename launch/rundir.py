@@ -1,6 +1,6 @@
 """The run directory: what was asked for, which code ran, what happened.
 
-RUN/recipe.yaml  code.json  run.log  metrics.jsonl  tensorboard/  checkpoints/  reports/  report.{md,json}  init/
+RUN/recipe.yaml  code.jsonl  run.log  metrics.jsonl  tensorboard/  checkpoints/  reports/  report.{md,json}  init/
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def open_run(directory: Path, recipe: Recipe, *, resume: bool, device: torch.dev
         "ranks": ranks,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-    with (directory / "code.json").open("a") as file:  # one line a start, so that a resume by other code shows
+    with (directory / "code.jsonl").open("a") as file:  # one line a start, so that a resume by other code shows
         file.write(json.dumps(code) + "\n")
 
 

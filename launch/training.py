@@ -40,11 +40,10 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run is saved and
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process computes, and how it is asked to stop."""
+    """Where this process computes."""
 
     ranks: RankInfo
     device: torch.device
-    stop: StopFlag
 
 
 def train(recipe: Recipe, directory: Path, *, resume: bool) -> Interrupted | None:
@@ -56,8 +55,7 @@ def train(recipe: Recipe, directory: Path, *, resume: bool) -> Interrupted | Non
     started = time.perf_counter()
     start_process_group(ranks, device)
     try:
-        with StopFlag() as stop:
-            _run_stage(recipe, directory, Place(ranks, device, stop), resume=resume)
+        _run_stage(recipe, directory, Place(ranks, device), resume=resume)
     except Interrupted as stopped:
         return stopped
     finally:
@@ -76,9 +74,9 @@ def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool) -
         open_run(directory, recipe, resume=resume, device=place.device, ranks=place.ranks.world)
     barrier(place.ranks)
     engine = _build_engine(recipe, _first_stage(recipe, directory, place), place)
-    state = _restore(directory, engine)
     handler = log_to(directory) if place.ranks.leads else logging.NullHandler()
     try:
+        state = _restore(directory, engine)
         _fit(recipe, directory, place, loader, engine, state)
     finally:
         logger.removeHandler(handler)
@@ -123,7 +121,7 @@ def _fit(recipe: Recipe, directory: Path, place: Place, loader: Loader[Any], eng
     evaluator = Evaluator(directory, recipe, place.device)
     due = partial(checkpoint_due, recipe=recipe, batches_per_epoch=loader.batches_per_epoch, steps=steps)
     saver = Checkpointer(directory, recipe, engine, ranks, due=due, log=log, after=evaluator)
-    with closing(log), closing(loader.iterate(state.data)) as batches:
+    with StopFlag() as stop, closing(log), closing(loader.iterate(state.data)) as batches:
         if ranks.leads:
             evaluator.catch_up(state.step)
         barrier(ranks)
@@ -137,10 +135,11 @@ def _fit(recipe: Recipe, directory: Path, place: Place, loader: Loader[Any], eng
             lr=lr,
             seed=recipe.seed,
             hooks=[log, saver],
-            should_stop=lambda: any_rank(place.stop.raised, ranks, place.device),
+            should_stop=lambda: any_rank(stop.raised, ranks, place.device),
         )
         if state.step < steps:
-            saver.save(state)
+            if state.step:
+                saver.save(state)
             raise Interrupted(f"{recipe.name} stopped at step {state.step} of {steps} and is saved")
 
 
@@ -163,8 +162,9 @@ def checkpoint_due(step: int, *, recipe: Recipe, batches_per_epoch: int, steps: 
 def _conclude(recipe: Recipe, directory: Path, device: torch.device, seconds: float) -> None:
     """What a person sees last: the table, and where things are."""
     evaluator = Evaluator(directory, recipe, device)
-    path = evaluator.write_run_report({"seconds of this session": f"{seconds:.0f}", "device": hardware(device)})
+    path = evaluator.write_run_report()
     console = Console()
+    console.print(f"{seconds / 60:.1f} minutes on {hardware(device)}")
     if path is not None:
         console.print(terminal_table(evaluator.reports()[-1]))
         console.print(f"report: {path}", soft_wrap=True)

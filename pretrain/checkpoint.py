@@ -76,6 +76,8 @@ def save_checkpoint(
     Raises InputError where the disk is full or not writable: nothing is left behind, older checkpoints are intact.
     """
     final = folder / f"step_{state.step:08d}"
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise InputError(f"{final}: not saved: {broken[0]} is not finite, the run has diverged; {_intact(folder)}")
     temporary = folder / f".writing_{final.name}"
     files = {
         CONFIG: export_config(model).encode(),
@@ -95,10 +97,8 @@ def save_checkpoint(
         _flush_folder(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        older = list_checkpoints(folder)
-        kept = f"the checkpoint of step {older[-1].step} is intact" if older else "there is no older checkpoint"
         reason = error.strerror or str(error)
-        raise InputError(f"{final}: not saved: {reason}; {kept}. Make room, then go on with --resume") from None
+        raise InputError(f"{final}: not saved: {reason}; {_intact(folder)}. Make room, then --resume") from None
     return Checkpoint(final)
 
 
@@ -176,6 +176,11 @@ def _mend(checkpoint: Checkpoint) -> str:
     older = [c.step for c in list_checkpoints(checkpoint.path.parent) if c.step < checkpoint.step]
     then = f"--resume then goes on from step {older[-1]}" if older else "there is no older one"
     return f"remove {checkpoint.path}, {then}"
+
+
+def _intact(folder: Path) -> str:
+    older = list_checkpoints(folder)
+    return f"the checkpoint of step {older[-1].step} is intact" if older else "there is no older checkpoint"
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data_pipeline.errors import InputError
+
 
 @dataclass(frozen=True)
 class RankInfo:
@@ -38,6 +40,9 @@ def pick_device(setting: str, ranks: RankInfo) -> torch.device:
     """The device of this rank; `auto` is CUDA where there is one."""
     if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
+    if ranks.local_rank >= torch.cuda.device_count():
+        visible = f"{torch.cuda.device_count()} are visible"
+        raise InputError(f"engine.device is {setting}: rank {ranks.rank} wants GPU {ranks.local_rank}, {visible}")
     return torch.device("cuda", ranks.local_rank)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from data_pipeline.errors import InputError
 from pretrain.distributed import RankInfo, mean_over_ranks
 from pretrain.objectives.base import StepOutput
 from pretrain.trainer import TrainState
@@ -47,7 +48,8 @@ class StepLog:
         row = dict(zip(names, mean_over_ranks(values, self.ranks).tolist(), strict=True))
         self.last_loss = row["loss"]
         if not math.isfinite(self.last_loss):
-            raise FloatingPointError(f"{self.stage}: loss is {self.last_loss} at step {state.step}; nothing was saved")
+            where = f"{self.stage}: loss is {self.last_loss} at step {state.step}"
+            raise InputError(f"{where}: diverged; lower optimizer.lr or lengthen schedule.warmup in a new --run-dir")
         if self.ranks.leads:
             self._write(state, row)
 
@@ -116,5 +118,15 @@ class _Line:
 def _drop_rows_after(path: Path, step: int) -> None:
     """A resumed run takes these steps again: each step stands in the file once."""
     if path.is_file():
-        rows = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
-        path.write_text("".join(rows))
+        rows = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+        draft = path.with_suffix(".new")
+        draft.write_text("".join(rows))
+        draft.replace(path)
+
+
+def _step_of(line: str) -> float:
+    """Of a row; infinite where a crash cut the line, so that it goes with those that are taken again."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf

@@ -7,6 +7,7 @@ full path and the nearest valid key.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,12 @@ def load_init_recipe(recipe: Recipe) -> Recipe:
         raise InputError(f"{recipe.name}: init is {recipe.init}, so init_recipe or init_checkpoint must be set")
     shuffled = ["data.shuffled=true"] if recipe.init == "shuffled_triplets" else []
     shared = OmegaConf.create({key: _plain(recipe)[key] for key in SHARED_WITH_INIT})
-    return _load(recipe.init_recipe, [_parse_overrides([*recipe.init_overrides, *shuffled]), shared])
+    first = _load(recipe.init_recipe, [_parse_overrides([*recipe.init_overrides, *shuffled]), shared])
+    if first.objective.kind != "perceptual_init":
+        raise InputError(
+            f"init_recipe {recipe.init_recipe}: its objective is {first.objective.kind}, not perceptual_init"
+        )
+    return first
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -99,6 +105,10 @@ def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
     for item in overrides:
         if "=" not in item or item.startswith("="):
             raise InputError(f"{item!r}: an override is written key=value, e.g. schedule.epochs=2")
+        try:
+            OmegaConf.from_dotlist([item])
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise InputError(f"{item!r}: the value is no YAML: {_first_line(error)}") from None
     return OmegaConf.from_dotlist(list(overrides))
 
 
@@ -116,7 +126,7 @@ def _resolve(name: str, schema: DictConfig, layers: Sequence[DictConfig]) -> Rec
     except ConfigKeyError as error:
         raise InputError(f"{name}: unknown key {error.full_key}{_nearest(schema, str(error.full_key))}") from None
     except InterpolationResolutionError as error:
-        raise InputError(f"{name}: {error.full_key}: {_first_line(error)}") from None
+        raise InputError(f"{name}: {error.full_key}: {_unresolved(error, str(error.full_key))}") from None
     except OmegaConfBaseException as error:
         raise InputError(f"{name}: {error.full_key or 'recipe'}: {_first_line(error)}") from None
     assert isinstance(recipe, Recipe)
@@ -125,8 +135,12 @@ def _resolve(name: str, schema: DictConfig, layers: Sequence[DictConfig]) -> Rec
 
 
 def _check(recipe: Recipe) -> None:
-    data, schedule = recipe.data, recipe.schedule
+    data, schedule, every = recipe.data, recipe.schedule, recipe.checkpoint
     positive = {
+        "schedule.steps": schedule.steps,
+        "checkpoint.every_epochs": every.every_epochs,
+        "checkpoint.every_steps": every.every_steps,
+        "evaluation.batch_size": recipe.evaluation.batch_size,
         "data.batch_size": data.batch_size,
         "data.accumulation": data.accumulation,
         "data.lanes": data.lanes,
@@ -136,7 +150,13 @@ def _check(recipe: Recipe) -> None:
         "log_every": recipe.log_every,
     }
     for key, value in positive.items():
-        _require(recipe, value >= 1, f"{key} is {value}; it must be at least 1")
+        _require(recipe, value is None or value >= 1, f"{key} is {value}; it must be at least 1")
+    for key, value in {"data.prefetch": data.prefetch, "schedule.warmup": schedule.warmup}.items():
+        _require(recipe, value >= 0, f"{key} is {value}; it must not be negative")
+    low, high = getattr(data, "crop_scale", (1.0, 1.0))
+    _require(
+        recipe, 0 < low <= high <= 1, f"data.crop_scale is [{low}, {high}]; shares of the area, 0 < low <= high <= 1"
+    )
     unit = data.accumulation * data.lanes
     _require(
         recipe,
@@ -176,6 +196,11 @@ def _nearest(schema: DictConfig, key: str) -> str:
     sections = {path.rsplit(".", 1)[0] for path in keys if "." in path}
     near = difflib.get_close_matches(key, [*keys, *sections], n=1, cutoff=0.4)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _unresolved(error: Exception, key: str) -> str:
+    variable = re.search(r"Environment variable '(\w+)'", str(error))
+    return f"set the environment variable {variable[1]}, or pass {key}=..." if variable else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

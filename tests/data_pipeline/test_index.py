@@ -84,7 +84,7 @@ def test_duplicate_members_are_refused(tmp_path: Path, names: tuple[str, str]) -
     [
         (tar_bytes([]), "an empty shard"),
         (tar_bytes([("README", b"no sample")]), "an empty shard"),
-        (b"", "at byte 0: the archive ends without an end marker"),
+        (b"", "at byte 0: 0 bytes are no tar archive"),
         (b"this is no tar archive " * 99, "at byte 0: bad header checksum"),
         (tar_bytes([("0.jpg", b"x" * 600)])[:1536], "at byte 1536: the archive ends without an end marker"),
         (tar_bytes([("0.jpg", b"x" * 600)])[:1100], "at byte 0: member of 600 bytes reaches past the end"),

@@ -92,7 +92,7 @@ def test_interrupted_and_killed_runs_go_on_bit_identically(engine: str, small: l
     assert _losses(broken) == _losses(whole)
     assert list(_losses(whole)) == list(range(1, STEPS + 1))
     assert _manifest(broken) == _manifest(whole)
-    assert len((broken / "code.json").read_text().splitlines()) == 3
+    assert len((broken / "code.jsonl").read_text().splitlines()) == 3
 
 
 def test_two_ranks_train_as_one_rank_does(small: list[str], tmp_path: Path):
@@ -117,7 +117,7 @@ def test_main_job_chains_evaluates_and_reports(small: list[str], tmp_path: Path,
     chain = [*small, "init=perceptual", "schedule.steps=4", "checkpoint.every_steps=2", "engine.kind=local"]
     chain += ["init_overrides=[data.batch_size=8,data.lanes=8,schedule.epochs=1]", "--run-dir", str(run)]
     assert main(chain) == 0
-    for name in ("recipe.yaml", "code.json", "run.log", "metrics.jsonl", "report.md", "report.json", "curve.svg"):
+    for name in ("recipe.yaml", "code.jsonl", "run.log", "metrics.jsonl", "report.md", "report.json", "curve.svg"):
         assert (run / name).stat().st_size > 0, name
     assert any((run / "tensorboard").iterdir())
     assert list_checkpoints(run / "init" / "checkpoints")
@@ -206,11 +206,35 @@ def test_a_damaged_checkpoint_is_refused(small: list[str], tmp_path: Path, capsy
     assert "open_clip_model.safetensors: damaged" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(small: list[str], tmp_path: Path):
+def test_a_run_that_diverges_saves_nothing(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A checkpoint of NaN weights would replace a good one."""
-    with pytest.raises(FloatingPointError, match="loss is nan"):
-        main([*small, "optimizer.lr=1e30", "engine.kind=local", "--run-dir", str(tmp_path / "run")])
-    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+    command = [*small, "optimizer.lr=1e30", "engine.kind=local", "--run-dir"]
+    assert main([*command, str(tmp_path / "logged")]) == 2
+    assert "loss is nan" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "unlogged"), "log_every=100"]) == 2
+    assert "not finite, the run has diverged; there is no older checkpoint" in capsys.readouterr().err
+    for name in ("logged", "unlogged"):
+        assert not list_checkpoints(tmp_path / name / "checkpoints")
+
+
+def test_places_that_cannot_be_written_are_one_line(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A file in the way, or a read-only disk, would end in a traceback."""
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert main([*small, "--run-dir", str(place)]) == 2
+        assert str(tmp_path / "file") in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_row_cut_by_a_crash_does_not_bar_a_resume(small: list[str], tmp_path: Path):
+    """A power cut in the middle of a line would make the run unresumable."""
+    command = [*small, "engine.kind=local", "schedule.steps=4", "--run-dir", str(tmp_path / "run")]
+    assert main(command) == 0
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5')
+    assert main([*command, "--resume"]) == 0
+    assert list(_losses(tmp_path / "run")) == [1, 2, 3, 4]
 
 
 def test_checkpoints_fall_on_epochs():

@@ -58,6 +58,13 @@ def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Path):
         ("schedule.epochs=0", ["schedule.epochs is 0"]),
         ("objective.kind=clipp", ["'clipp'", "clip, perceptual_init"]),
         ("init_recipe=null", ["init_recipe"]),
+        ("schedule.steps=0", ["schedule.steps is 0"]),
+        ("checkpoint.every_epochs=0", ["checkpoint.every_epochs is 0"]),
+        ("data.prefetch=-1", ["data.prefetch is -1"]),
+        ("schedule.warmup=-5", ["schedule.warmup is -5"]),
+        ("data.crop_scale=[2.0,3.0]", ["data.crop_scale is [2.0, 3.0]"]),
+        ("evaluation.batch_size=0", ["evaluation.batch_size is 0"]),
+        ("schedule.epochs={", ["schedule.epochs={", "no YAML"]),
         ("noequals", ["key=value"]),
     ],
 )
@@ -93,7 +100,7 @@ def test_a_broken_file_is_one_clear_line(text: str, tmp_path: Path):
 def test_a_missing_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch):
     """A person would not know what to set."""
     monkeypatch.delenv("PINECO_DATA")
-    with pytest.raises(InputError, match="PINECO_DATA"):
+    with pytest.raises(InputError, match="data_root: set the environment variable PINECO_DATA, or pass data_root="):
         load_recipe("flickr8k_tiny")
     assert load_recipe("flickr8k_tiny", ["data_root=/elsewhere"]).data.root == "/elsewhere/pairs/flickr8k/train"
 
@@ -104,6 +111,12 @@ def test_overrides_of_shared_sections_reach_the_first_stage():
     first = load_init_recipe(recipe)
     assert first.data.root == "/t/triplets"
     assert (first.seed, first.schedule.epochs) == (9, 2)
+
+
+def test_the_first_stage_must_be_perceptual_initialisation():
+    """CLIP would be started from CLIP, and called perceptual."""
+    with pytest.raises(InputError, match="init_recipe clip_toy: its objective is clip"):
+        load_init_recipe(load_recipe("clip_toy", ["init_recipe=clip_toy"]))
 
 
 def test_first_difference_names_key_and_values():
