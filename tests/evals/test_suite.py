@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from data_pipeline.errors import InputError
+from evals import suite
 from evals.encoder import load_encoder
 from evals.suite import _ahead, evaluate
 from evals.tasks import Task
@@ -130,3 +131,14 @@ def test_reports_are_frozen(colour_set: Path, colour_encoder) -> None:
     report = evaluate(colour_encoder, colour_set.parent, "colours")
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.results[0].samples = 0
+
+
+def test_rows_come_back_in_order_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features would be lost, doubled or shifted against their labels where a block of the buffer ends."""
+    monkeypatch.setattr(suite._Rows, "BLOCK", 5)
+    for sizes in ([3, 3, 3], [5, 5], [1], [12, 2], [4, 0, 1]):
+        rows = suite._Rows()
+        every = torch.arange(float(sum(sizes) * 2)).reshape(-1, 2)
+        for part in every.split(sizes):
+            rows.append(part)
+        assert torch.equal(rows.tensor(), every)
