@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import InputError
@@ -34,8 +35,6 @@ def build_loader(recipe: Recipe, ranks: RankInfo) -> Loader[Any]:
 def ensure_toy_world(recipe: Recipe, ranks: RankInfo) -> None:
     """Writes the recipe's toy world where it is not there yet; one rank writes, the others wait."""
     if recipe.toy_world is not None and ranks.leads:
-        from pathlib import Path
-
         make_toy_world(Path(recipe.toy_world.root), recipe.toy_world.settings)
     barrier(ranks)
 
