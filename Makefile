@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test lint format bench-engine toy clean constraints
+.PHONY: help pretrain test lint format bench-engine bench-data toy clean constraints
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ toy: $(READY) ## write the toy world to data/toy, and a picture of it
 
 bench-engine: $(READY) ## one step through Trainer and engine against a bare PyTorch loop, into results/
 	$(BIN)/python -m launch.bench_engine
+
+bench-data: $(READY) ## the reading path against webdataset, Pillow and a slow S3 link, into results/
+	$(BIN)/python -m launch.bench_data $(ARGS)
 
 constraints: $(READY) ## write constraints.txt anew from what is installed
 	{ head -1 constraints.txt; $(BIN)/uv pip freeze --exclude-editable --python $(BIN)/python; } > constraints.new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from data_pipeline.batches import ImageTextBatch
-from data_pipeline.decode import DecodeError, decode_image
-from data_pipeline.errors import InputError
-from data_pipeline.index import Sample, index_shard
+from data_pipeline.decode import DecodeCounts, DecodeError, decode_image
 from data_pipeline.order import Extents, cut_extents
 from data_pipeline.randomness import Stream, generator
-from data_pipeline.shards import open_store
+from data_pipeline.reader import Members, SampleError
+from data_pipeline.shard_set import ShardSet
 from data_pipeline.transforms import Augmentation, augment, to_tensor
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -24,11 +23,14 @@ Tokenize = Callable[[list[str]], Tensor]  # B captions -> (B, L) int64
 
 
 class ImageTextSource:
-    """Loads samples by number; holds the index of a folder of shards, no pixels."""
+    """Fills batches of images, tokens and sample numbers.
+
+    captions: `first` reads txt; `any` draws one of the list `captions` in json anew in every epoch.
+    """
 
     def __init__(
         self,
-        root: str,
+        shards: ShardSet,
         *,
         image_size: int,
         tokenize: Tokenize,
@@ -36,67 +38,61 @@ class ImageTextSource:
         augmentation: Augmentation,
         captions: Literal["first", "any"] = "first",
     ) -> None:
-        """captions: `first` reads txt; `any` draws one of the list `captions` in json anew in every epoch."""
-        self.store = open_store(root)
         self.image_size, self.tokenize, self.seed = image_size, tokenize, seed
-        self.augmentation, self.captions = augmentation, captions
+        self.augmentation, self.captions, self.decoded = augmentation, captions, DecodeCounts()
         self._text = "json" if captions == "any" else "txt"
-        self._shards = [(name, index_shard(self.store, name)) for name in self.store.list_shards()]
-        self._places = [(name, sample) for name, samples in self._shards for sample in samples]
-        for name, sample in self._places:
-            self._check_members(name, sample)
+        self._context = tokenize([""]).shape[1]
+        self.shards = shards
+        shards.require(IMAGE_EXTENSIONS, "an image")
+        shards.require((self._text,), f"a .{self._text}")
+        self.reader = shards.reader((*IMAGE_EXTENSIONS, self._text))
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.shards.index)
 
     def extents(self, lanes: int) -> Extents:
-        sizes = [np.array([sum(m.size for m in s.members.values()) for s in samples]) for _, samples in self._shards]
-        return cut_extents(sizes, lanes=lanes)
+        return cut_extents(self.shards.index.groups_by_shard(), lanes=lanes)
 
-    def load(self, samples: np.ndarray, epoch: int) -> ImageTextBatch:
-        """samples: (B,) global sample numbers."""
-        images = torch.empty((len(samples), 3, self.image_size, self.image_size), dtype=torch.uint8)
-        for image, number in zip(images, samples, strict=True):
-            image.copy_(self._image(int(number), epoch))
-        texts = [self._caption(int(number), epoch) for number in samples]
-        return ImageTextBatch(images, self.tokenize(texts), torch.from_numpy(samples))
+    def rows(self, samples: np.ndarray) -> np.ndarray:
+        return samples[:, None]
 
-    def _check_members(self, name: str, sample: Sample) -> None:
-        missing = [] if self._image_extension(sample) else ["an image"]
-        missing += [] if self._text in sample.members else [f"a .{self._text}"]
-        if missing:
-            raise InputError(f"{self.store.where(name)}: sample {sample.key!r} lacks {' and '.join(missing)}")
+    def empty(self, samples: int, *, pin: bool) -> ImageTextBatch:
+        return ImageTextBatch(
+            torch.empty((samples, 3, self.image_size, self.image_size), dtype=torch.uint8, pin_memory=pin),
+            torch.empty((samples, self._context), dtype=torch.int64, pin_memory=pin),
+            torch.empty(samples, dtype=torch.int64, pin_memory=pin),
+        )
 
-    @staticmethod
-    def _image_extension(sample: Sample) -> str | None:
-        return next((e for e in IMAGE_EXTENSIONS if e in sample.members), None)
+    def fill(self, batch: ImageTextBatch, slot: int, sample: int, epoch: int, rows: Sequence[Members]) -> None:
+        """Raises SampleError where a member is missing, no image or no text."""
+        (members,) = rows
+        batch.tokens[slot] = self.tokenize([self._caption(members, sample, epoch)])[0]
+        random = generator(self.seed, Stream.AUGMENTATION, epoch, sample)
+        batch.images[slot] = augment(read_image(members, self.decoded), self.image_size, self.augmentation, random)
+        batch.samples[slot] = sample
 
-    def _read(self, number: int, extension: str) -> bytes:
-        name, sample = self._places[number]
-        member = sample.members[extension]
-        return self.store.read(name, member.offset, member.size)
-
-    def _image(self, number: int, epoch: int) -> Tensor:
-        name, sample = self._places[number]
-        extension = self._image_extension(sample)
-        assert extension is not None
+    def _caption(self, members: Members, sample: int, epoch: int) -> str:
+        if self._text not in members:
+            raise SampleError(f"lacks a .{self._text}")
         try:
-            pixels = decode_image(self._read(number, extension))
-        except DecodeError as error:
-            raise InputError(f"{self.store.where(name)}: {sample.key}.{extension}: {error}") from None
-        random = generator(self.seed, Stream.AUGMENTATION, epoch, number)
-        return augment(to_tensor(pixels), self.image_size, self.augmentation, random)
-
-    def _caption(self, number: int, epoch: int) -> str:
-        name, sample = self._places[number]
-        try:
-            text = self._read(number, self._text).decode("utf-8")
+            text = members[self._text].decode("utf-8")
             if self._text == "txt":
                 return text
             captions = json.loads(text)["captions"]
             if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
                 raise TypeError("captions must be a list of strings")
-            return captions[generator(self.seed, Stream.CAPTION, epoch, number).integers(len(captions))]
-        except (ValueError, KeyError, TypeError) as error:
-            where = f"{self.store.where(name)}: {sample.key}.{self._text}"
-            raise InputError(f"{where}: no UTF-8 text, or no list called captions ({error!r})") from None
+            "".join(captions).encode()  # JSON may hold half of a surrogate pair, which no tokenizer takes
+            return captions[generator(self.seed, Stream.CAPTION, epoch, sample).integers(len(captions))]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise SampleError(f".{self._text}: no UTF-8 text, or no list called captions ({error!r})") from None
+
+
+def read_image(members: Members, decoded: DecodeCounts) -> Tensor:
+    """(3, H, W) uint8 of the first image among the members; raises SampleError where there is none."""
+    for extension in IMAGE_EXTENSIONS:
+        if extension in members:
+            try:
+                return to_tensor(decode_image(members[extension], counts=decoded))
+            except DecodeError as error:
+                raise SampleError(f".{extension}: {error}") from None
+    raise SampleError("lacks an image")

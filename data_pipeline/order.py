@@ -8,16 +8,17 @@ So the samples of batch t are a function of (seed, epoch, t) alone, and the stat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import heapify, heapreplace
+from itertools import pairwise
 
 import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.randomness import Stream, permutation
 
-EXTENT_BYTES = 16 << 20  # one ranged GET of object storage
 EXTENTS_A_LANE = 32  # at least, so that a small set is shuffled as well as a large one
 BLOCK_EXTENTS = 64
 
@@ -34,22 +35,27 @@ class Extents:
         return int(self.size.sum())
 
 
-def cut_extents(sample_bytes: Sequence[np.ndarray], *, lanes: int, target: int = EXTENT_BYTES) -> Extents:
-    """Cuts shards into extents of about `target` bytes, fewer where a lane would get less than 32 of them.
+def cut_extents(groups: Sequence[np.ndarray], *, lanes: int) -> Extents:
+    """The groups of the shards as extents; shorter ones where a lane would get less than 32 of them.
 
-    sample_bytes: for every shard an (n,) int array, the bytes of each sample in file order.
+    groups: for every shard an (n,) int array, the samples of each stretch of it that one ranged GET reads.
     """
-    total = sum(len(sizes) for sizes in sample_bytes)
-    longest = max(1, total // (lanes * EXTENTS_A_LANE))
-    first, number = [], 0
-    for sizes in sample_bytes:
-        starts = np.cumsum(sizes) - sizes
-        group = starts // target
-        place = np.arange(len(sizes)) - np.searchsorted(group, group)  # place within its group
-        first.append(number + np.flatnonzero(place % longest == 0))
-        number += len(sizes)
-    begin = np.concatenate(first).astype(np.int64)
-    return Extents(begin, np.diff(begin, append=total))
+    sizes = np.concatenate([*groups, np.empty(0, np.int64)]).astype(np.int64)
+    begin = np.cumsum(sizes) - sizes
+    longest = max(1, int(sizes.sum()) // (lanes * EXTENTS_A_LANE))
+    pieces = -(-sizes // longest)  # (G,) extents of each group
+    place = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # within its group
+    first = np.repeat(begin, pieces) + place * longest
+    return Extents(first, np.diff(first, append=sizes.sum()))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one rank still takes of one extent within one block of a lane; the unit of reading ahead. n samples."""
+
+    samples: np.ndarray  # (n,) int64, increasing
+    batches: np.ndarray  # (n,) int64: the batch that each belongs to
+    whole: int  # samples of the extent, whoever takes them
 
 
 class EpochOrder:
@@ -62,6 +68,7 @@ class EpochOrder:
 
     def __init__(self, extents: Extents, *, seed: int, epoch: int, lanes: int, block: int = BLOCK_EXTENTS) -> None:
         self.seed, self.epoch, self.lanes, self.block = seed, epoch, lanes, block
+        self._extents = extents
         line = permutation(len(extents.first), seed, Stream.EXTENTS, epoch)
         self._first = extents.first[line]
         self._start = np.concatenate(([0], np.cumsum(extents.size[line])))  # (E + 1,) places on the line
@@ -98,6 +105,31 @@ class EpochOrder:
             parts.append(samples[begin - block_begin : end - block_begin])
             begin = min(end, block_end)
         return np.concatenate(parts)
+
+    def runs(self, batch_size: int, rank: int = 0, world: int = 1, start: int = 0) -> Iterator[Run]:
+        """What a rank reads from batch `start` to the end of the epoch, in the order in which it is first needed."""
+        each, end = _per_lane(batch_size, self.lanes), self.batches(batch_size) * _per_lane(batch_size, self.lanes)
+        begin, stop = rank_slice(batch_size, rank, world)
+        lanes = range(begin // each, -(-stop // each))
+        heads = [(start * each, lane) for lane in lanes]  # the place from which a lane was not given out yet
+        heapify(heads)
+        while heads and heads[0][0] < end:
+            place, lane = heads[0]
+            block, block_begin, block_end = self._block_at(lane, place)
+            samples = self._block_samples(lane, block, block_begin, block_end)
+            places = np.arange(block_begin, block_end)
+            within = places % each + lane * each  # place in the batch
+            mine = (places >= start * each) & (places < end) & (within >= begin) & (within < stop)
+            yield from self._runs_of(samples[mine], places[mine] // each)
+            heapreplace(heads, (block_end, lane))
+
+    def _runs_of(self, samples: np.ndarray, batches: np.ndarray) -> Iterator[Run]:
+        line = np.argsort(samples)
+        samples, batches = samples[line], batches[line]
+        extent = np.searchsorted(self._extents.first, samples, side="right") - 1
+        borders = np.flatnonzero(np.diff(extent, prepend=-1, append=-1))  # where one begins, and the end
+        for low, high in pairwise(borders):
+            yield Run(samples[low:high], batches[low:high], int(self._extents.size[extent[low]]))
 
     def _block_at(self, lane: int, place: int) -> tuple[int, int, int]:
         """(number, first place, end place) of the block that holds a place of a lane, in places of the lane."""

@@ -15,6 +15,8 @@ class Stream(IntEnum):
     AUGMENTATION = 3
     CAPTION = 4
     SHUFFLED_VOTES = 5
+    SUBSTITUTE = 6
+    SIDES = 7
 
 
 def bits(seed: int, stream: Stream, *numbers: int) -> np.random.Philox:

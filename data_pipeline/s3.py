@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import boto3
@@ -22,6 +23,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.shards import check_name
 
 Result = TypeVar("Result")
+MAX_OBJECT = 5 << 30  # bytes that S3 takes in one request
 _CHUNK = 1 << 18  # bytes taken from a connection at once at most; what came before a cut is kept
 _PASSING_CODES = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded")
 
@@ -94,7 +96,7 @@ class S3Store:
     def list_shards(self) -> list[str]:
         """Names of the *.tar objects directly below the prefix, sorted; raises InputError when there is none."""
         names = []
-        for entry in self._list_objects():
+        for entry in self._list_objects(self.prefix):
             name = entry["Key"].removeprefix(self.prefix)
             if name.endswith(".tar") and name != ".tar":
                 names.append(name)
@@ -104,9 +106,56 @@ class S3Store:
             raise InputError(f"{self.root}: holds no *.tar shard; check bucket and prefix, or write the shards first")
         return sorted(names)
 
+    @property
+    def retries(self) -> int:
+        return self._counters.retries
+
+    @property
+    def root_name(self) -> str:
+        return self.root
+
+    def find(self, name: str) -> int | None:
+        """Bytes of an object, None where there is none of that name; asks by listing, which 403 cannot hide."""
+        for entry in self._list_objects(self.prefix + check_name(name)):
+            if entry["Key"] == self.prefix + name:
+                return int(entry["Size"])
+        return None
+
+    def list_names(self) -> dict[str, int]:
+        """Bytes of every object directly below the prefix, by name."""
+        found = ((entry["Key"].removeprefix(self.prefix), entry["Size"]) for entry in self._list_objects(self.prefix))
+        return {name: size for name, size in found if name}
+
     def size(self, name: str) -> int:
         """Bytes of a shard."""
         return self._object(name).size
+
+    def etag(self, name: str) -> str:
+        """Of the object as it was found first, without quotes."""
+        return self._object(name).etag.strip('"')
+
+    def modified(self, name: str) -> int | None:
+        return None
+
+    def write(self, name: str, data: bytes | Path) -> None:
+        """Publishes bytes, or a copy of a local file of up to 5 GiB, as one object."""
+        key, where = self.prefix + check_name(name), self.where(name)
+        size = len(data) if isinstance(data, bytes) else data.stat().st_size
+        if size > MAX_OBJECT:
+            raise InputError(f"{where}: {size} bytes, one request stores {MAX_OBJECT} at most; write smaller shards")
+
+        def attempt() -> dict[str, Any]:
+            if isinstance(data, bytes):
+                return _whole(self._client.put_object(Bucket=self.bucket, Key=key, Body=data), "ETag")
+            with data.open("rb") as file:
+                return _whole(self._client.put_object(Bucket=self.bucket, Key=key, Body=file), "ETag")
+
+        self._objects[name] = _Object(size, _quoted(self._persist(where, attempt)["ETag"]))
+
+    def remove(self, name: str) -> None:
+        """Takes an object away; that there is none is no error in S3."""
+        self._ask(self.where(name), (), "delete_object", Key=self.prefix + check_name(name))
+        self._objects.pop(name, None)
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """`length` bytes of a shard from `offset`; fewer only where the shard ends."""
@@ -127,25 +176,20 @@ class S3Store:
             self._objects.setdefault(name, _Object(head["ContentLength"], _quoted(head["ETag"])))
         return self._objects[name]
 
-    def _list_objects(self) -> Iterator[dict[str, Any]]:
+    def _list_objects(self, prefix: str) -> Iterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            page = self._ask(self.root, ("IsTruncated",), "list_objects_v2", Prefix=self.prefix, Delimiter="/", **token)
+            page = self._ask(self.root, ("IsTruncated",), "list_objects_v2", Prefix=prefix, Delimiter="/", **token)
             yield from page.get("Contents", [])
             if not page["IsTruncated"]:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _ask(self, where: str, fields: tuple[str, ...], operation: str, **arguments: str) -> dict[str, Any]:
-        """The answer to a small request, with these fields: botocore takes a body that was cut for an empty one."""
-
-        def attempt() -> dict[str, Any]:
-            answer = getattr(self._client, operation)(Bucket=self.bucket, **arguments)
-            if missing := [field for field in fields if field not in answer]:
-                raise _PassingError(f"an answer without {' and '.join(missing)}")
-            return answer
-
-        return self._persist(where, attempt)
+        """The answer to a small request, with these fields."""
+        return self._persist(
+            where, lambda: _whole(getattr(self._client, operation)(Bucket=self.bucket, **arguments), *fields)
+        )
 
     def _receive(self, name: str, found: _Object, offset: int, end: int, received: bytearray) -> None:
         """One request for what is still missing of bytes `offset` to `end`, appended to `received` as it comes."""
@@ -206,6 +250,13 @@ class S3Store:
             self._counters = replace(self._counters, **{k: getattr(self._counters, k) + n for k, n in more.items()})
 
 
+def _whole(answer: dict[str, Any], *fields: str) -> dict[str, Any]:
+    """An answer that has these fields: botocore takes a body that was cut for an empty one."""
+    if missing := [field for field in fields if field not in answer]:
+        raise _PassingError(f"an answer without {' and '.join(missing)}")
+    return answer
+
+
 def split_url(url: str) -> tuple[str, str]:
     """("bucket", "a/b/") of "s3://bucket/a/b"; the prefix is "" for the whole bucket."""
     match = re.fullmatch(r"s3://([a-zA-Z0-9._-]{3,255})(?:/(.*))?", url)
@@ -237,7 +288,8 @@ _CREDENTIALS = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID with its secret (and AWS_S
 _ADVICE = {
     400: f"an expired session token or a wrong AWS_REGION, most often; {_CREDENTIALS}",
     401: _CREDENTIALS,
-    403: f"not allowed, or a bad key; {_CREDENTIALS}, and allow s3:ListBucket and s3:GetObject on the bucket",
+    403: f"not allowed, or a bad key; {_CREDENTIALS}, and allow s3:ListBucket and s3:GetObject on the bucket "
+    "(and s3:PutObject to write)",
     404: "no such bucket or object; check the name and AWS_ENDPOINT_URL",
 }
 

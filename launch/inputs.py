@@ -5,21 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.cache import DiskCache
 from data_pipeline.errors import InputError
 from data_pipeline.image_text import ImageTextSource
-from data_pipeline.loader import Loader, Source
+from data_pipeline.loader import Loader, LoaderSettings, Source
+from data_pipeline.shard_set import ShardOptions, open_shards
 from data_pipeline.toy_world.world import make_toy_world
 from data_pipeline.transforms import Augmentation
-from data_pipeline.triplets import TripletSource
+from data_pipeline.triplets import TripletSource, open_triplets
 from evals.datasets import resolve_tasks
 from pretrain.distributed import RankInfo, barrier
 from pretrain.models import image_size, tokenizer
-from pretrain.recipe import ImageTextSettings, Recipe, TripletSettings
+from pretrain.recipe import DataSettings, ImageTextSettings, Recipe, TripletSettings
 
 
-def build_loader(recipe: Recipe, ranks: RankInfo) -> Loader[Any]:
-    """Indexes the data set of the recipe; raises InputError naming what is missing or damaged there."""
-    data = recipe.data
+def build_loader(recipe: Recipe, ranks: RankInfo, *, ledger: Path, pin: bool) -> Loader[Any]:
+    """Opens the data set of the recipe; raises InputError naming what is missing or damaged there.
+
+    ledger: the file of this rank's bad samples. pin: batches in page-locked memory.
+    """
+    data: DataSettings = recipe.data
     return Loader(
         _source(recipe),
         batch_size=data.batch_size // data.accumulation,
@@ -27,8 +32,16 @@ def build_loader(recipe: Recipe, ranks: RankInfo) -> Loader[Any]:
         seed=recipe.seed,
         rank=ranks.rank,
         world=ranks.world,
-        workers=data.workers,
-        prefetch=data.prefetch,
+        settings=LoaderSettings(
+            workers=data.workers,
+            prefetch=data.prefetch,
+            connections=data.connections,
+            memory=_bytes(data.memory_gib / 2),
+            pin=pin,
+            ledger=ledger,
+            bad_share=data.bad_share,
+            bad_per_shard=data.bad_per_shard,
+        ),
     )
 
 
@@ -53,9 +66,10 @@ def _source(recipe: Recipe) -> Source[Any]:
     if data.root is None:
         raise InputError(f"{recipe.name}: data.root is not set; pass data.root=DIR")
     size = image_size(recipe.model)
+    options = _shard_options(data)
     if isinstance(data, ImageTextSettings):
         return ImageTextSource(
-            data.root,
+            open_shards(data.root, options),
             image_size=size,
             tokenize=tokenizer(recipe.model),
             seed=recipe.seed,
@@ -64,10 +78,19 @@ def _source(recipe: Recipe) -> Source[Any]:
         )
     assert isinstance(data, TripletSettings)
     return TripletSource(
-        data.root,
+        *open_triplets(data.root, options),
         image_size=size,
         split=data.split,
         min_votes=data.min_votes,
         seed=recipe.seed,
         shuffled=data.shuffled,
     )
+
+
+def _shard_options(data: DataSettings) -> ShardOptions:
+    cache = None if data.cache is None else DiskCache(data.cache, _bytes(data.cache_gib))
+    return ShardOptions(index=data.index, cache=cache, memory=_bytes(data.memory_gib / 2))
+
+
+def _bytes(gib: float) -> int:
+    return int(gib * 2**30)

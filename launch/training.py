@@ -69,7 +69,11 @@ def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool) -
     """The stage before it, if the recipe has one, then this one; returns the last checkpoint."""
     ensure_toy_world(recipe, place.ranks)
     check_evaluation(recipe)
-    loader = build_loader(recipe, place.ranks)  # before the first stage: bad data shows at once, not after it
+    ledger = directory / "bad_samples" / f"rank_{place.ranks.rank:05}.jsonl"
+    pin = place.device.type == "cuda"
+    loader = build_loader(
+        recipe, place.ranks, ledger=ledger, pin=pin
+    )  # before the first stage: bad data shows at once, not after it
     if place.ranks.leads:
         open_run(directory, recipe, resume=resume, device=place.device, ranks=place.ranks.world)
     barrier(place.ranks)
@@ -117,7 +121,9 @@ def _fit(recipe: Recipe, directory: Path, place: Place, loader: Loader[Any], eng
     ranks = place.ranks
     steps = total_steps(recipe, loader.batches_per_epoch)
     lr = partial(learning_rate, total=steps, peak=recipe.optimizer.lr, schedule=recipe.schedule)
-    log = StepLog(directory, recipe.name, steps=steps, every=recipe.log_every, lr=lr, ranks=ranks, start=state)
+    log = StepLog(
+        directory, recipe.name, steps=steps, every=recipe.log_every, lr=lr, ranks=ranks, start=state, loader=loader
+    )
     evaluator = Evaluator(directory, recipe, place.device)
     due = partial(checkpoint_due, recipe=recipe, batches_per_epoch=loader.batches_per_epoch, steps=steps)
     saver = Checkpointer(directory, recipe, engine, ranks, due=due, log=log, after=evaluator)

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch.utils.tensorboard import SummaryWriter
 
 from data_pipeline.errors import InputError
+from data_pipeline.loader import LoaderStats
 from pretrain.distributed import RankInfo, mean_over_ranks
 from pretrain.objectives.base import StepOutput
 from pretrain.trainer import TrainState
@@ -21,17 +23,34 @@ from pretrain.trainer import TrainState
 PLAIN_EVERY = 10.0  # seconds between two lines where stderr is no terminal
 
 
+class Counted(Protocol):
+    """This rank's loader, as far as a log is concerned."""
+
+    @property
+    def stats(self) -> LoaderStats: ...
+
+
 class StepLog:
     """The first hook: every `every` steps averages over ranks and writes a row; stops a run whose loss is not finite.
 
     metrics.jsonl has one row a logged step: step, epoch, samples_seen, loss (and loss_hex, exact), the objective's
-    metrics, lr, samples_per_second.
+    metrics, lr, samples_per_second, and what the data cost since the row before (see `_data_costs`).
     """
 
     def __init__(
-        self, folder: Path, stage: str, *, steps: int, every: int, lr: object, ranks: RankInfo, start: TrainState
+        self,
+        folder: Path,
+        stage: str,
+        *,
+        steps: int,
+        every: int,
+        lr: object,
+        ranks: RankInfo,
+        start: TrainState,
+        loader: Counted,
     ) -> None:
         self.steps, self.every, self.lr, self.ranks, self.stage = steps, every, lr, ranks, stage
+        self._loader, self._data_before = loader, loader.stats
         self.path = folder / "metrics.jsonl"
         self.last_loss = math.nan
         self._clock, self._clock_samples = time.perf_counter(), start.samples_seen
@@ -43,8 +62,10 @@ class StepLog:
     def __call__(self, state: TrainState, output: StepOutput) -> None:
         if state.step % self.every and state.step != self.steps:
             return
-        names = ["loss", *output.metrics]
+        costs = self._data_costs()
+        names = ["loss", *output.metrics, *costs]
         values = torch.stack([output.loss.detach().float(), *(m.float() for m in output.metrics.values())])
+        values = torch.cat([values, torch.tensor(list(costs.values()), device=values.device)])
         row = dict(zip(names, mean_over_ranks(values, self.ranks).tolist(), strict=True))
         self.last_loss = row["loss"]
         if not math.isfinite(self.last_loss):
@@ -52,6 +73,21 @@ class StepLog:
             raise InputError(f"{where}: diverged; lower optimizer.lr or lengthen schedule.warmup in a new --run-dir")
         if self.ranks.leads:
             self._write(state, row)
+
+    def _data_costs(self) -> dict[str, float]:
+        """Since the last row, over all ranks once they were averaged; data_wait is a share of the time."""
+        now, before = self._loader.stats, self._data_before
+        self._data_before = now
+        seconds, world = max(1e-9, time.perf_counter() - self._clock), self.ranks.world
+        return {
+            "data_wait": (now.wait_seconds - before.wait_seconds) / seconds,
+            "data_bytes_per_second": world * (now.read.bytes - before.read.bytes) / seconds,
+            "data_retries": float(world * (now.read.retries - before.read.retries)),
+            "data_cache_hits": float(world * (now.read.cache_hits - before.read.cache_hits)),
+            "data_repaired": float(world * (now.read.repaired - before.read.repaired)),
+            "data_fallbacks": float(world * (now.fallbacks - before.fallbacks)),
+            "data_quarantined": float(world * now.quarantined),  # in all
+        }
 
     def _write(self, state: TrainState, row: dict[str, float]) -> None:
         now = time.perf_counter()
@@ -63,7 +99,7 @@ class StepLog:
             file.write(json.dumps({**where, **row, "loss_hex": row["loss"].hex()}) + "\n")
         for name, value in row.items():
             self.board.add_scalar(f"{self.stage}/{name}", value, state.step)
-        self.line.update(state.step, row["loss"], row["samples_per_second"])
+        self.line.update(state.step, row["loss"], _speed(row))
 
     def pause(self) -> None:
         """Time until the next row counts from `resume`, e.g. around an evaluation."""
@@ -71,7 +107,11 @@ class StepLog:
             self.line.pause()
 
     def resume(self, state: TrainState) -> None:
-        self._clock, self._clock_samples = time.perf_counter(), state.samples_seen
+        self._clock, self._clock_samples, self._data_before = (
+            time.perf_counter(),
+            state.samples_seen,
+            self._loader.stats,
+        )
         if self.ranks.leads:
             self.line.resume()
 
@@ -90,19 +130,19 @@ class _Line:
         self.progress: Progress | None = None
         if self.console.is_terminal:
             columns = ("{task.description}", "step {task.completed}/{task.total}", "loss {task.fields[loss]:.4f}")
-            texts = [TextColumn(c) for c in (*columns, "{task.fields[speed]:.0f} samples/s", "ETA")]
+            texts = [TextColumn(c) for c in (*columns, "{task.fields[speed]}", "ETA")]
             self.progress = Progress(texts[0], BarColumn(), *texts[1:], TimeRemainingColumn(), console=self.console)
-            self.task: TaskID = self.progress.add_task(stage, total=steps, completed=step, loss=math.nan, speed=0.0)
+            self.task: TaskID = self.progress.add_task(stage, total=steps, completed=step, loss=math.nan, speed="")
             self.progress.start()
 
-    def update(self, step: int, loss: float, speed: float) -> None:
+    def update(self, step: int, loss: float, speed: str) -> None:
         if self.progress is not None:
             self.progress.update(self.task, completed=step, loss=loss, speed=speed)
             return
         now = time.perf_counter()
         if now - self.spoke >= PLAIN_EVERY or step == self.steps:
             eta = (now - self.started) / max(1, step - self.first) * (self.steps - step)
-            line = f"{self.stage} step {step}/{self.steps} loss {loss:.4f} {speed:.0f} samples/s ETA {eta:.0f} s"
+            line = f"{self.stage} step {step}/{self.steps} loss {loss:.4f} {speed} ETA {eta:.0f} s"
             print(line, file=sys.stderr, flush=True)
             self.spoke = now
 
@@ -113,6 +153,16 @@ class _Line:
     def resume(self) -> None:
         if self.progress is not None:
             self.progress.start()
+
+
+def _speed(row: dict[str, float]) -> str:
+    """Samples and bytes a second and the share of waiting; what went wrong only where something did."""
+    parts = [f"{row['samples_per_second']:.0f} samples/s", f"{row['data_bytes_per_second'] / 1e6:.1f} MB/s"]
+    parts.append(f"wait {100 * row['data_wait']:.0f} %")
+    for name in ("retries", "cache_hits", "quarantined"):
+        if row[f"data_{name}"]:
+            parts.append(f"{name.replace('_', ' ')} {row[f'data_{name}']:.0f}")
+    return " ".join(parts)
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from data_pipeline.toy_world.settings import ToyWorldSettings
 
 CHANGES_NO_NUMBER = (  # may differ when a run is resumed; the engine within rounding
-    "data.workers", "data.prefetch", "engine.kind", "engine.zero_stage", "engine.device",
+    "data.workers", "data.prefetch", "data.connections", "data.memory_gib", "data.cache", "data.cache_gib",
+    "data.index", "data.bad_share", "data.bad_per_shard", "engine.kind", "engine.zero_stage", "engine.device",
     "checkpoint.", "evaluation.", "log_every",
 )  # fmt: skip
 SHARED_WITH_INIT = ("seed", "model", "engine", "toy_world", "data_root")  # what both stages of a run have in common
@@ -41,12 +42,19 @@ class PerceptualInitSettings:
 class DataSettings:
     """What every data set shares."""
 
-    root: str | None = None  # folder of the shards, or of NIGHTS' data.csv
+    root: str | None = None  # folder or s3://bucket/prefix of the shards; triplets: also NIGHTS' folder
     batch_size: int = 128  # samples of one optimizer step, over all ranks and accumulated micro-batches
     accumulation: int = 1  # micro-batches of one optimizer step
     lanes: int = 64  # decides the order of samples; must divide batch_size / accumulation
-    workers: int = 2  # loader threads; changes no number
-    prefetch: int = 4  # batches held ahead; changes no number
+    workers: int = 2  # threads that decode; this and what follows changes no number
+    prefetch: int = 4  # batches held ahead of the trainer
+    connections: int = 16  # threads that read shards
+    memory_gib: float = 2.0  # of shards read ahead on each rank; a data set of half of it is kept whole
+    index: str | None = None  # folder or s3:// of the index, where it is not beside the shards
+    cache: str | None = None  # folder on a local disk that keeps what was read from s3://
+    cache_gib: float = 100.0
+    bad_share: float = 1e-4  # of a rank's samples of an epoch may be bad (one at least); more stop the run
+    bad_per_shard: int = 50
 
 
 @dataclass(frozen=True, kw_only=True)

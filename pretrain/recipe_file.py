@@ -145,6 +145,7 @@ def _check(recipe: Recipe) -> None:
         "data.accumulation": data.accumulation,
         "data.lanes": data.lanes,
         "data.workers": data.workers,
+        "data.connections": data.connections,
         "schedule.epochs": schedule.epochs,
         "checkpoint.keep": recipe.checkpoint.keep,
         "log_every": recipe.log_every,
@@ -152,6 +153,10 @@ def _check(recipe: Recipe) -> None:
     for key, value in positive.items():
         _require(recipe, value is None or value >= 1, f"{key} is {value}; it must be at least 1")
     for key, value in {"data.prefetch": data.prefetch, "schedule.warmup": schedule.warmup}.items():
+        _require(recipe, value >= 0, f"{key} is {value}; it must not be negative")
+    for key, value in {"data.memory_gib": data.memory_gib, "data.cache_gib": data.cache_gib}.items():
+        _require(recipe, value > 0, f"{key} is {value}; it must be positive")
+    for key, value in {"data.bad_share": data.bad_share, "data.bad_per_shard": data.bad_per_shard}.items():
         _require(recipe, value >= 0, f"{key} is {value}; it must not be negative")
     low, high = getattr(data, "crop_scale", (1.0, 1.0))
     _require(

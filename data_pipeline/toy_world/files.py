@@ -29,7 +29,7 @@ from data_pipeline.toy_world.samples import (
 from data_pipeline.toy_world.scene import SHAPES
 from data_pipeline.toy_world.settings import ToyWorldSettings
 
-PARTS = ("pairs", "triplets", "wds", "dense")  # the folders that are written
+PARTS = ("pairs", "triplets", "wds", "dense", "shards")  # the folders of a world; the last one by streamed.py
 _WDS_SHARD = 500  # CLIP_benchmark's limit, whatever shard_size says
 _BLOCK = 125  # samples that go to a worker at once: about a tenth of a second of work
 

@@ -21,7 +21,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.toy_world.files import PARTS, write_files
 from data_pipeline.toy_world.settings import ToyWorldSettings
 
-SCHEMA = 1  # raise it with any change of the bytes, so that an old world is not taken for a new one
+SCHEMA = 2  # raise it with any change of the bytes, so that an old world is not taken for a new one
 _MARKER = ".partial"  # stands in a folder while its world is being written
 
 
@@ -36,7 +36,10 @@ def _inventory(root: Path) -> dict[str, tuple[int, str]]:
 
 
 def _generate(root: Path, settings: ToyWorldSettings, workers: int) -> None:
+    from data_pipeline.toy_world.streamed import make_streamable  # whatever reads a world need not import it
+
     write_files(root, settings, workers)
+    make_streamable(root, workers)
     record = {"schema": SCHEMA, "settings": asdict(settings), "files": _inventory(root)}
     draft = root / f"{_MARKER}.json"
     draft.write_text(json.dumps(record, indent=1))

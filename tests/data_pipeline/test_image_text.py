@@ -1,4 +1,4 @@
-"""Image-text pairs: every image with its own caption, and every bad sample named."""
+"""Image-text pairs: every image with its own caption, every bad sample named and replaced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from torch import Tensor
 from data_pipeline.batches import ImageTextBatch
 from data_pipeline.errors import InputError
 from data_pipeline.image_text import ImageTextSource
-from data_pipeline.loader import DataPosition, Loader
+from data_pipeline.loader import DataPosition, Loader, LoaderSettings
+from data_pipeline.quarantine import read_ledger
+from data_pipeline.reader import SampleError
+from data_pipeline.shard_set import ShardOptions, open_shards
 from data_pipeline.transforms import Augmentation
 from tests.data_pipeline.conftest import encode, natural_image, solid, write_shard
 
@@ -23,13 +26,33 @@ SAMPLES = 24  # in three shards of eight
 
 
 def tokenize(texts: list[str]) -> Tensor:
-    """(B, 1): the number that ends each caption."""
-    return torch.tensor([[int(text.split()[-1])] for text in texts])
+    """(B, 1): the number that ends each caption, 0 for none."""
+    return torch.tensor([[int((text.split() or ["0"])[-1])] for text in texts])
 
 
 def make_source(root: Path, **options: Any) -> ImageTextSource:
     options = {"image_size": 8, "tokenize": tokenize, "seed": 3, "augmentation": Augmentation()} | options
-    return ImageTextSource(str(root), **options)
+    return ImageTextSource(open_shards(str(root), ShardOptions(memory=0)), **options)
+
+
+def load(source: ImageTextSource, numbers: np.ndarray, epoch: int) -> ImageTextBatch:
+    """These samples in this order; raises SampleError for a bad one."""
+    batch, found = source.empty(len(numbers), pin=False), source.reader.read(np.unique(numbers))
+    for slot, number in enumerate(numbers.tolist()):
+        members = found[number]
+        assert not isinstance(members, SampleError)
+        source.fill(batch, slot, number, epoch, [members])
+    return batch
+
+
+def read_epoch(source: ImageTextSource, ledger: Path, **options: Any) -> tuple[list[int], list[dict[str, Any]]]:
+    """The samples of one epoch of the loader, and the bad ones that it wrote down."""
+    settings = LoaderSettings(**{"bad_share": 1.0, "prefetch": 0, "ledger": ledger} | options)
+    loader = Loader(source, batch_size=2, lanes=2, seed=0, settings=settings)
+    batches = loader.iterate(DataPosition())
+    samples = [n for _ in range(loader.batches_per_epoch) for n in next(batches)[1].samples.tolist()]
+    batches.close()
+    return samples, read_ledger(ledger) if ledger.is_file() else []
 
 
 def write_one(root: Path, **members: bytes) -> Path:
@@ -60,7 +83,7 @@ def test_images_meet_their_own_captions(pairs: Path) -> None:
     source = make_source(pairs)
     assert len(source) == SAMPLES
     numbers = np.random.default_rng(0).permutation(SAMPLES)
-    batch = source.load(numbers, epoch=0)
+    batch = load(source, numbers, epoch=0)
     assert (batch.images.shape, batch.images.dtype) == ((SAMPLES, 3, 8, 8), torch.uint8)
     assert batch.samples.tolist() == batch.tokens[:, 0].tolist() == numbers.tolist()
     for image, number in zip(batch.images, numbers, strict=True):
@@ -78,13 +101,13 @@ def test_any_caption_is_drawn_anew_in_every_epoch(pairs: Path) -> None:
     """The model would see one caption of five, or another one after a resumption."""
     source = make_source(pairs, captions="any")
     numbers = np.arange(SAMPLES)
-    drawn = np.array([source.load(numbers, epoch).tokens[:, 0].numpy() for epoch in range(20)])
+    drawn = np.array([load(source, numbers, epoch).tokens[:, 0].numpy() for epoch in range(20)])
     assert (drawn // 100 == numbers).all()
     assert all(len(set(of_sample)) >= 4 for of_sample in drawn.T)
     counts = np.bincount(drawn.flatten() % 100, minlength=5)
     assert sum((counts - 96) ** 2 / 96) < 18.5  # chi-square, 4 degrees of freedom, p = 0.001
-    assert make_source(pairs, captions="any").load(numbers[7:9], 13).tokens[:, 0].tolist() == drawn[13, 7:9].tolist()
-    assert make_source(pairs, captions="any", seed=4).load(numbers, 13).tokens[:, 0].tolist() != drawn[13].tolist()
+    assert load(make_source(pairs, captions="any"), numbers[7:9], 13).tokens[:, 0].tolist() == drawn[13, 7:9].tolist()
+    assert load(make_source(pairs, captions="any", seed=4), numbers, 13).tokens[:, 0].tolist() != drawn[13].tolist()
 
 
 def test_pixels_depend_on_seed_epoch_and_sample_only(tmp_path: Path) -> None:
@@ -93,11 +116,11 @@ def test_pixels_depend_on_seed_epoch_and_sample_only(tmp_path: Path) -> None:
     write_shard(tmp_path / "0.tar", files)
     chosen = Augmentation(crop_scale=(0.3, 1), flip=0.5)
     source = make_source(tmp_path, augmentation=chosen)
-    together = source.load(np.arange(4), epoch=2).images
-    alone = make_source(tmp_path, augmentation=chosen).load(np.array([3]), epoch=2).images[0]
+    together = load(source, np.arange(4), epoch=2).images
+    alone = load(make_source(tmp_path, augmentation=chosen), np.array([3]), epoch=2).images[0]
     assert torch.equal(together[3], alone)
-    assert not torch.equal(source.load(np.array([3]), epoch=3).images[0], alone)
-    assert not torch.equal(make_source(tmp_path, augmentation=chosen, seed=4).load(np.array([3]), 2).images[0], alone)
+    assert not torch.equal(load(source, np.array([3]), epoch=3).images[0], alone)
+    assert not torch.equal(load(make_source(tmp_path, augmentation=chosen, seed=4), np.array([3]), 2).images[0], alone)
 
 
 def photo(seed: int) -> bytes:
@@ -109,7 +132,8 @@ def test_workers_change_nothing(pairs: Path, workers: int) -> None:
     """Runs with another number of workers could not be compared."""
 
     def read(workers: int) -> list[ImageTextBatch]:
-        loader = Loader(make_source(pairs, captions="any"), batch_size=4, lanes=2, seed=0, workers=workers)
+        settings = LoaderSettings(workers=workers, connections=workers)
+        loader = Loader(make_source(pairs, captions="any"), batch_size=4, lanes=2, seed=0, settings=settings)
         batches = loader.iterate(DataPosition())
         found = [batch for _, batch in (next(batches) for _ in range(9))]
         batches.close()
@@ -126,28 +150,51 @@ def test_image_extensions(tmp_path: Path, extension: str) -> None:
     """Shards of another writer could not be read."""
     image = solid(5)  # a PNG, whatever its name
     write_shard(tmp_path / "0.tar", [(f"0.{extension}", image), ("0.txt", b"number 0")])
-    assert make_source(tmp_path).load(np.array([0]), 0).images[0, :, 0, 0].tolist() == [5, 250, 7]
+    assert load(make_source(tmp_path), np.array([0]), 0).images[0, :, 0, 0].tolist() == [5, 250, 7]
 
 
 @pytest.mark.parametrize(
-    ("members", "captions", "message"),
+    ("files", "captions", "message"),
     [
-        ({"png": solid(1)}, "first", r"sample 'd/bad' lacks a \.txt$"),
-        ({"png": solid(1), "txt": b"number 1"}, "any", r"lacks a \.json$"),
-        ({"txt": b"number 1", "gif": b""}, "first", "sample 'd/bad' lacks an image$"),
-        ({"json": b"{}"}, "first", r"sample 'd/bad' lacks an image and a \.txt$"),
+        (["0.png", "1.png"], "first", r"no sample has a \.txt; it holds \.png$"),
+        (["0.png", "0.txt"], "any", r"no sample has a \.json; it holds \.png, \.txt$"),
+        (["0.txt", "0.gif", "1.txt"], "first", r"no sample has an image; it holds \.txt$"),
+    ],
+    ids=["text", "json", "image"],
+)
+def test_a_shard_of_another_kind_is_named_at_the_start(
+    pairs: Path, files: list[str], captions: str, message: str
+) -> None:
+    """A run would put every sample of it into quarantine, or stop in the middle of an epoch."""
+    write_shard(pairs / "shard7.tar", [(name, b"") for name in files])
+    with pytest.raises(InputError, match=rf"shard7\.tar: {message}"):
+        make_source(pairs, captions=captions)
+
+
+@pytest.mark.parametrize(
+    ("members", "captions", "reason"),
+    [
+        ({"png": solid(1)}, "first", "lacks a .txt"),
+        ({"png": solid(1), "txt": b"number 1"}, "any", "lacks a .json"),
+        ({"txt": b"number 1", "gif": b""}, "first", "lacks an image"),
+        ({"json": b"{}"}, "first", "lacks a .txt"),
     ],
     ids=["text", "json", "image", "both"],
 )
-def test_a_missing_member_is_named_at_the_start(
-    tmp_path: Path, members: dict[str, bytes], captions: str, message: str
+def test_a_missing_member_is_written_down(
+    pairs: Path, tmp_path: Path, members: dict[str, bytes], captions: str, reason: str
 ) -> None:
-    """A run would end in the middle of an epoch, or skip the sample in silence."""
-    write_one(tmp_path, **members)
-    if captions == "any":  # the good sample needs one, too
-        write_shard(tmp_path / "shard7.tar", [(f"d/bad.{e}", data) for e, data in members.items()])
-    with pytest.raises(InputError, match=rf"shard7\.tar: .*{message}"):
-        make_source(tmp_path, captions=captions)
+    """One incomplete sample would stop a run of days, or be skipped in silence."""
+    files = [("d/bad." + extension, data) for extension, data in members.items()]
+    captions_file = json.dumps({"captions": ["number 25"]}).encode()
+    good = [("good.png", solid(1)), ("good.txt", b"number 25"), ("good.json", captions_file)]
+    shard = write_shard(pairs / "shard7.tar", [*files, *good])
+    samples, ledger = read_epoch(make_source(pairs, captions=captions), tmp_path / "ledger" / "rank.jsonl")
+    assert len(samples) == 26
+    assert SAMPLES not in samples  # it is the first sample of the last shard
+    assert set(range(26)) - set(samples) == {SAMPLES}
+    (row,) = ledger
+    assert (row["shard"], row["key"], row["offset"], row["reason"]) == (str(shard), "d/bad", 512, reason)
 
 
 @pytest.mark.parametrize(
@@ -163,16 +210,23 @@ def test_a_missing_member_is_named_at_the_start(
 def test_a_bad_image_is_named_with_shard_and_key(tmp_path: Path, image: bytes, message: str) -> None:
     """One bad image among millions could not be found."""
     source = make_source(write_one(tmp_path, jpg=image, txt=b"number 1"))
-    assert len(source.load(np.array([0]), 0)) == 1
-    with pytest.raises(InputError, match=rf"shard7\.tar: d/bad\.jpg: .*{message}"):
-        source.load(np.array([0, 1]), 0)
+    assert len(load(source, np.array([0]), 0)) == 1
+    with pytest.raises(SampleError, match=rf"^\.jpg: .*{message}"):
+        load(source, np.array([0, 1]), 0)
+    samples, (row,) = read_epoch(source, tmp_path / "rank.jsonl")
+    assert samples == [0, 0]
+    assert (row["shard"], row["key"], row["sample"]) == (str(tmp_path / "shard7.tar"), "d/bad", 1)
+    assert row["reason"].startswith(".jpg: ")
+    assert message in row["reason"]
 
 
 def test_a_caption_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     """A caption would be read as other letters, or end a run without a trace of its place."""
     source = make_source(write_one(tmp_path, png=solid(1), txt="café 1".encode("latin-1")))
-    with pytest.raises(InputError, match=r"shard7\.tar: d/bad\.txt: no UTF-8 text"):
-        source.load(np.array([1]), 0)
+    samples, (row,) = read_epoch(source, tmp_path / "rank.jsonl")
+    assert samples == [0, 0]
+    assert (row["shard"], row["key"]) == (str(tmp_path / "shard7.tar"), "d/bad")
+    assert row["reason"].startswith(".txt: no UTF-8 text")
 
 
 @pytest.mark.parametrize(
@@ -187,14 +241,27 @@ def test_a_caption_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         b'{"captions": ["takes 5", null]}',
         b'{"captions": 5}',
         b'{"captions": ["caf\xe9"]}',
+        b'{"captions": ["takes 5", "\\ud800 5"]}',
+        b"[" * 100_000,
     ],
 )
 def test_a_bad_list_of_captions_is_named(tmp_path: Path, content: bytes) -> None:
     """One letter of a caption, or the word None, would be taken for a caption."""
     write_shard(tmp_path / "shard7.tar", [("d/bad.png", solid(1)), ("d/bad.json", content)])
     source = make_source(tmp_path, captions="any")
-    with pytest.raises(InputError, match=r"shard7\.tar: d/bad\.json: .*no list called captions"):
-        source.load(np.array([0]), 0)
+    with pytest.raises(SampleError, match=r"^\.json: .*no list called captions"):
+        load(source, np.array([0]), 0)
+
+
+def test_an_odd_jpeg_is_read_and_counted(tmp_path: Path) -> None:
+    """Images that only the second decoder reads would be lost, or slow a run down without a trace."""
+    photo = encode(Image.fromarray(natural_image(40, 40)), "JPEG")
+    odd = photo[:-2] + b"\0" * 10 + photo[-2:]  # bytes that belong to nothing, which the strict decoder refuses
+    source = make_source(write_one(tmp_path, jpg=odd, txt=b"number 1"))
+    load(source, np.array([0, 1]), 0)
+    assert (source.decoded.decoded, source.decoded.fallbacks) == (2, 1)
+    loader = Loader(source, batch_size=2, lanes=2, seed=0)
+    assert loader.stats.fallbacks == 1
 
 
 def test_a_damaged_shard_is_named_at_the_start(pairs: Path) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from data_pipeline import order as order_module
 from data_pipeline.errors import InputError
+from data_pipeline.index.table import GROUP_BYTES
 from data_pipeline.order import (
-    EXTENT_BYTES,
     EXTENTS_A_LANE,
     EpochOrder,
     Extents,
@@ -27,6 +27,12 @@ SAMPLE_BYTES = 60_000  # a typical image with its caption
 
 def shards(*samples: int) -> list[np.ndarray]:
     return [np.full(n, SAMPLE_BYTES) for n in samples]
+
+
+def extents_of(sample_bytes: list[np.ndarray], *, lanes: int, target: int = GROUP_BYTES) -> Extents:
+    """As an index would cut shards whose samples have these bytes."""
+    groups = [np.unique((np.cumsum(s) - s) // target, return_counts=True)[1] for s in sample_bytes]
+    return cut_extents(groups, lanes=lanes)
 
 
 def make_order(extents: Extents, lanes: int, *, seed: int = 1, epoch: int = 0, block: int = 64) -> EpochOrder:
@@ -47,7 +53,7 @@ def test_every_sample_at_most_once_and_none_lost(
 ) -> None:
     """Samples would be seen twice in an epoch, or never."""
     total, batch_size = sum(map(len, sizes)), lanes * each
-    order = make_order(cut_extents(sizes, lanes=lanes, target=target), lanes, epoch=epoch, block=block)
+    order = make_order(extents_of(sizes, lanes=lanes, target=target), lanes, epoch=epoch, block=block)
     batches = order.batches(batch_size)
     seen = whole_epoch(order, batch_size) if batches else np.empty(0, np.int64)
     assert len(seen) == len(set(seen.tolist())) == batches * batch_size
@@ -73,7 +79,7 @@ def test_rank_slices_are_a_balanced_partition(batch_size: int, world: int, scale
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 8, 64])
 def test_ranks_together_read_the_global_batch(world: int) -> None:
     """The number of GPUs would change what a batch holds."""
-    extents, lanes, batch_size = cut_extents(shards(700, 90, 1500), lanes=16), 16, 64
+    extents, lanes, batch_size = extents_of(shards(700, 90, 1500), lanes=16), 16, 64
     alone = make_order(extents, lanes)
     for t in (0, 1, alone.batches(batch_size) // 2, alone.batches(batch_size) - 1):
         parts = [make_order(extents, lanes).batch(t, batch_size, rank, world) for rank in range(world)]
@@ -83,7 +89,7 @@ def test_ranks_together_read_the_global_batch(world: int) -> None:
 
 def test_a_batch_does_not_depend_on_those_read_before() -> None:
     """A resumed run would go on with other batches than the run that was never stopped."""
-    extents = cut_extents(shards(3000), lanes=4)
+    extents = extents_of(shards(3000), lanes=4)
     walked = whole_epoch(make_order(extents, 4, block=8), 8).reshape(-1, 8)
     fresh = make_order(extents, 4, block=8)
     for t in np.random.default_rng(0).permutation(len(walked))[:100]:
@@ -92,7 +98,7 @@ def test_a_batch_does_not_depend_on_those_read_before() -> None:
 
 def test_batch_size_does_not_change_the_lanes() -> None:
     """A larger batch would be another shuffle instead of the same lanes read faster."""
-    extents = cut_extents(shards(640), lanes=4)
+    extents = extents_of(shards(640), lanes=4)
     small, large = make_order(extents, 4), make_order(extents, 4)
     pairs = [np.concatenate([small.batch(t, 4)[v : v + 1] for t in (6, 7)]) for v in range(4)]
     assert large.batch(3, 8).tolist() == np.concatenate(pairs).tolist()
@@ -101,7 +107,7 @@ def test_batch_size_does_not_change_the_lanes() -> None:
 @pytest.mark.parametrize("other", [{"epoch": 1}, {"seed": 2}])
 def test_epochs_and_seeds_differ(other: dict[str, int]) -> None:
     """Every epoch would show the samples in the same order."""
-    extents = cut_extents(shards(2000, 2000), lanes=4)
+    extents = extents_of(shards(2000, 2000), lanes=4)
     one, two = whole_epoch(make_order(extents, 4), 8), whole_epoch(make_order(extents, 4, **other), 8)
     assert (one == two).mean() < 0.005  # an ideal permutation: 1 / 4000
     places = np.empty(4000), np.empty(4000)
@@ -112,12 +118,12 @@ def test_epochs_and_seeds_differ(other: dict[str, int]) -> None:
 
 def test_golden_order() -> None:
     """A change of the order would go unnoticed: no run could be resumed or repeated with the new code."""
-    order = make_order(cut_extents([np.full(100, 10)] * 3, lanes=4), 4, seed=7)
+    order = make_order(extents_of([np.full(100, 10)] * 3, lanes=4), 4, seed=7)
     assert (order.batches(8), order.dropped(8)) == (37, 4)
     assert order.batch(0, 8).tolist() == [231, 34, 183, 125, 119, 9, 211, 128]
     assert order.batch(36, 8).tolist() == [285, 42, 41, 6, 191, 65, 37, 77]
     uneven = [np.arange(1, 4000, 7) * 100, np.arange(900, 0, -1) * 64, np.full(5, 1 << 20)]
-    extents = cut_extents(uneven, lanes=2, target=1 << 20)
+    extents = extents_of(uneven, lanes=2, target=1 << 20)
     assert (len(extents.first), extents.first[:5].tolist(), extents.first[-5:].tolist()) == (
         165,
         [0, 23, 46, 56, 78],
@@ -130,7 +136,7 @@ def test_golden_order() -> None:
 @settings(max_examples=100, deadline=None)
 def test_extents_are_runs_within_one_shard(sizes: list[np.ndarray], lanes: int, target: int) -> None:
     """One ranged read could not fetch an extent, or samples would belong to none."""
-    extents = cut_extents(sizes, lanes=lanes, target=target)
+    extents = extents_of(sizes, lanes=lanes, target=target)
     total = sum(map(len, sizes))
     runs = [np.arange(first, first + size) for first, size in zip(extents.first, extents.size, strict=True)]
     assert np.concatenate(runs).tolist() == list(range(total))
@@ -145,7 +151,7 @@ def test_extents_are_runs_within_one_shard(sizes: list[np.ndarray], lanes: int, 
 def test_small_sets_give_every_lane_enough_extents(samples: tuple[int, ...]) -> None:
     """A small set would be shuffled as a handful of pieces."""
     lanes = 2
-    extents = cut_extents(shards(*samples), lanes=lanes)
+    extents = extents_of(shards(*samples), lanes=lanes)
     assert len(extents.first) >= lanes * EXTENTS_A_LANE
     order = make_order(extents, lanes)
     extent_of = np.repeat(np.arange(len(extents.first)), extents.size)
@@ -157,10 +163,10 @@ def test_small_sets_give_every_lane_enough_extents(samples: tuple[int, ...]) -> 
 def test_large_sets_are_read_in_16_mib() -> None:
     """Object storage would be asked for many small ranges, or for more than memory holds."""
     sizes = [np.random.default_rng(i).integers(20_000, 100_000, 5000) for i in range(20)]
-    extents = cut_extents(sizes, lanes=2)
+    extents = extents_of(sizes, lanes=2)
     length = np.add.reduceat(np.concatenate(sizes), extents.first)
-    assert length.max() < EXTENT_BYTES + 100_000
-    assert 0.93 * EXTENT_BYTES < length.mean() < EXTENT_BYTES  # the last one of every shard is shorter
+    assert length.max() < GROUP_BYTES + 100_000
+    assert 0.93 * GROUP_BYTES < length.mean() < GROUP_BYTES  # the last one of every shard is shorter
 
 
 def test_a_late_batch_costs_as_much_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +179,7 @@ def test_a_late_batch_costs_as_much_as_the_first(monkeypatch: pytest.MonkeyPatch
 
     permutation = order_module.permutation
     monkeypatch.setattr(order_module, "permutation", counting)
-    lanes, batch_size, extents = 8, 64, cut_extents(shards(*[10_000] * 100), lanes=8)
+    lanes, batch_size, extents = 8, 64, extents_of(shards(*[10_000] * 100), lanes=8)
     order = make_order(extents, lanes)
     assert lengths == [len(extents.first)]
     lengths.clear()
@@ -195,7 +201,7 @@ def test_each_block_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     permutation = order_module.permutation
     monkeypatch.setattr(order_module, "permutation", counting)
-    order = make_order(cut_extents(shards(20_000), lanes=4), 4, block=8)
+    order = make_order(extents_of(shards(20_000), lanes=4), 4, block=8)
     whole_epoch(order, 16)
     assert len(calls) == 1 + 4 * 5  # the extents, and five blocks of each lane
     assert set(calls.values()) == {1}
@@ -212,7 +218,7 @@ def test_each_block_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_samples_read_together_are_far_apart_on_disk(sizes: list[np.ndarray], lanes: int) -> None:
     """Batches would be made of neighbours in the shards, which often are alike."""
-    extents = cut_extents(sizes, lanes=lanes)
+    extents = extents_of(sizes, lanes=lanes)
     samples = whole_epoch(make_order(extents, lanes), 8 * lanes)
     ideal = extents.samples / 3  # mean |difference| of two places drawn at random
     # 1 / 64 of the pairs lie in one extent, since a block of 64 extents is shuffled as a whole: 1.6 % less
@@ -221,7 +227,7 @@ def test_samples_read_together_are_far_apart_on_disk(sizes: list[np.ndarray], la
 
 def test_neighbours_of_a_small_set_are_read_far_apart() -> None:
     """The samples of one extent would all come early or all late in the epoch."""
-    extents = cut_extents(shards(*[1000] * 20), lanes=16)
+    extents = extents_of(shards(*[1000] * 20), lanes=16)
     samples = whole_epoch(make_order(extents, 16), 64)
     place = np.full(extents.samples, np.nan)
     place[samples] = np.arange(len(samples))
@@ -230,7 +236,7 @@ def test_neighbours_of_a_small_set_are_read_far_apart() -> None:
 
 def test_every_part_of_a_small_epoch_shows_all_shards_alike() -> None:
     """The data would drift from shard to shard in the course of an epoch."""
-    samples = whole_epoch(make_order(cut_extents(shards(*[1000] * 20), lanes=16), 16), 64)
+    samples = whole_epoch(make_order(extents_of(shards(*[1000] * 20), lanes=16), 16), 64)
     counts = [np.bincount(part // 1000, minlength=20) for part in np.array_split(samples, 10)]
     expected = len(samples) / 200
     assert sum(((c - expected) ** 2).sum() / expected for c in counts) < 222  # 171 degrees of freedom, p = 0.005
@@ -238,7 +244,7 @@ def test_every_part_of_a_small_epoch_shows_all_shards_alike() -> None:
 
 def test_lanes_must_divide_the_batch() -> None:
     """Lanes would be read at different speeds, and some would end before the others."""
-    order = make_order(cut_extents(shards(100), lanes=4), 4)
+    order = make_order(extents_of(shards(100), lanes=4), 4)
     with pytest.raises(InputError, match=r"data\.lanes = 4 must divide it"):
         order.batches(6)
 
@@ -246,7 +252,47 @@ def test_lanes_must_divide_the_batch() -> None:
 @pytest.mark.parametrize("t", [-1, 12, 1000])
 def test_there_is_no_batch_outside_the_epoch(t: int) -> None:
     """A batch past the end would hold samples of other lanes, or be looked for without end."""
-    order = make_order(cut_extents(shards(100), lanes=4), 4)
+    order = make_order(extents_of(shards(100), lanes=4), 4)
     assert order.batches(8) == 12
     with pytest.raises(AssertionError):
         order.batch(t, 8)
+
+
+@given(
+    SHARD_SIZES,
+    st.sampled_from([1, 2, 3, 4]),
+    st.integers(1, 6),
+    st.integers(1, 5),
+    st.integers(1, 5000),
+    st.sampled_from([1, 2, 3, 4, 6, 8]),
+    st.floats(0, 1),
+)
+@settings(max_examples=150, deadline=None)
+def test_runs_name_what_the_batches_take(
+    sizes: list[np.ndarray], lanes: int, each: int, block: int, target: int, world: int, part: float
+) -> None:
+    """Reading ahead would fetch what no batch of this rank takes, or leave samples to be fetched one by one."""
+    batch_size = lanes * each
+    order = make_order(extents_of(sizes, lanes=lanes, target=target), lanes, block=block)
+    batches = order.batches(batch_size)
+    start = int(part * batches)
+    for rank in range(world):
+        taken = [(int(s), t) for t in range(start, batches) for s in order.batch(t, batch_size, rank, world)]
+        runs = list(order.runs(batch_size, rank, world, start))
+        named = [pair for run in runs for pair in zip(run.samples.tolist(), run.batches.tolist(), strict=True)]
+        assert sorted(named) == sorted(taken)
+        extents = order._extents
+        for run in runs:
+            extent = np.searchsorted(extents.first, run.samples, side="right") - 1
+            assert set(extent.tolist()) == {extent[0]}
+            assert run.whole == extents.size[extent[0]] >= len(run.samples) >= 1
+
+
+def test_runs_come_when_they_are_needed() -> None:
+    """Memory would hold what is read late while the next batch waits."""
+    order = make_order(extents_of(shards(20_000), lanes=4), 4, block=8)
+    runs = list(order.runs(64))
+    behind = 0
+    for run in runs:
+        assert run.batches.max() >= behind - 1, "a run that was needed before those that came earlier"
+        behind = max(behind, int(run.batches.min()))

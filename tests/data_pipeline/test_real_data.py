@@ -9,8 +9,10 @@ import torch
 
 from data_pipeline.image_text import ImageTextSource
 from data_pipeline.index import read_samples
+from data_pipeline.loader import DataPosition, Loader, LoaderSettings
+from data_pipeline.shard_set import open_shards
 from data_pipeline.transforms import Augmentation
-from data_pipeline.triplets import TripletSource
+from data_pipeline.triplets import TripletSource, open_triplets
 from evals.datasets import read_examples, resolve_tasks
 
 
@@ -24,11 +26,14 @@ def test_flickr8k_loads_photos_with_their_captions(real_data: Path):
 
     folder = real_data / "pairs" / "flickr8k" / "dev"
     source = ImageTextSource(
-        str(folder), image_size=64, tokenize=remember, seed=0, augmentation=Augmentation(), captions="first"
+        open_shards(str(folder)), image_size=64, tokenize=remember, seed=0, augmentation=Augmentation()
     )
     assert len(source) == 1000
     numbers = np.array([0, 499, 500, 999])
-    batch = source.load(numbers, epoch=0)
+    batch, found = source.empty(4, pin=False), source.reader.read(numbers)
+    said.clear()
+    for slot, number in enumerate(numbers.tolist()):
+        source.fill(batch, slot, number, 0, [found[number]])
     texts = [
         members["txt"].decode() for shard in ("00000.tar", "00001.tar") for _, members in read_samples(folder / shard)
     ]
@@ -39,14 +44,31 @@ def test_flickr8k_loads_photos_with_their_captions(real_data: Path):
 
 def test_materials_keep_the_rows_that_their_threshold_says(real_data: Path):
     """NIGHTS' threshold of six votes would silently leave next to nothing of this set."""
+    table, reader = open_triplets(str(real_data / "triplets" / "materials"))
     kept = {
-        votes: len(
-            TripletSource(str(real_data / "triplets/materials"), image_size=32, split="train", min_votes=votes, seed=0)
-        )
+        votes: len(TripletSource(table, reader, image_size=32, split="train", min_votes=votes, seed=0))
         for votes in (2, 3)
     }
     assert kept[2] == 8000
     assert 0 < kept[3] <= 8000
+
+
+def test_an_epoch_of_photos_and_captions_has_no_bad_sample(real_data: Path, tmp_path: Path):
+    """Good photos would be replaced by others, or end the run; some would be seen twice or never."""
+    source = ImageTextSource(
+        open_shards(str(real_data / "pairs" / "flickr8k" / "dev")),
+        image_size=32,
+        tokenize=lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64),
+        seed=0,
+        augmentation=Augmentation(),
+        captions="any",
+    )
+    loader = Loader(source, batch_size=40, lanes=8, seed=0, settings=LoaderSettings(ledger=tmp_path / "rank.jsonl"))
+    batches = loader.iterate(DataPosition())
+    seen = [n for _ in range(loader.batches_per_epoch) for n in next(batches)[1].samples.tolist()]
+    batches.close()
+    assert sorted(seen) == list(range(1000))
+    assert (loader.stats.quarantined, loader.stats.read.repaired) == (0, 0)
 
 
 def test_benchmark_folders_are_read_whole(real_data: Path):

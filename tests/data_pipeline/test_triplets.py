@@ -1,4 +1,4 @@
-"""Triplets in NIGHTS' layout: rows that cannot be trusted are named, the control keeps all but the judgement."""
+"""Triplets: rows that cannot be trusted are named, the control keeps all but the judgement, bad images are replaced."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipeline.batches import TripletBatch
 from data_pipeline.errors import InputError
-from data_pipeline.triplets import COLUMNS, TripletSource
-from tests.data_pipeline.conftest import solid
+from data_pipeline.index import GROUP_BYTES
+from data_pipeline.loader import DataPosition, Loader, LoaderSettings
+from data_pipeline.quarantine import read_ledger
+from data_pipeline.shard_set import ShardOptions
+from data_pipeline.triplet_table import COLUMNS, NIGHTS_COLUMNS
+from data_pipeline.triplets import TripletSource, open_triplets
+from tests.data_pipeline.conftest import solid, write_shard
 
 Row = dict[str, object]
 
@@ -23,7 +29,7 @@ def row(i: int, **changes: object) -> Row:
     return {"id": i, "left_vote": 1 - right, "right_vote": right, "votes": 7, "split": "train"} | paths | changes
 
 
-def write_triplets(root: Path, rows: list[Row], columns: tuple[str, ...] = COLUMNS) -> Path:
+def write_triplets(root: Path, rows: list[Row], columns: tuple[str, ...] = NIGHTS_COLUMNS) -> Path:
     for i, side in ((i, side) for i in range(len(rows)) for side in enumerate(("ref", "left", "right"))):
         (root / side[1]).mkdir(parents=True, exist_ok=True)
         (root / side[1] / f"{i}.png").write_bytes(solid(3 * i + side[0], side=10))
@@ -34,14 +40,23 @@ def write_triplets(root: Path, rows: list[Row], columns: tuple[str, ...] = COLUM
 
 def make_source(root: Path, **options: Any) -> TripletSource:
     options = {"image_size": 8, "split": "train", "min_votes": 6, "seed": 0} | options
-    return TripletSource(str(root), **options)
+    return TripletSource(*open_triplets(str(root), ShardOptions(memory=0)), **options)
+
+
+def load(source: TripletSource, numbers: np.ndarray, epoch: int = 0) -> TripletBatch:
+    """These triplets in this order; raises SampleError for a bad one."""
+    batch, rows = source.empty(len(numbers), pin=False), source.rows(numbers)
+    found = source.reader.read(np.unique(rows))
+    for slot, (number, mine) in enumerate(zip(numbers.tolist(), rows.tolist(), strict=True)):
+        source.fill(batch, slot, number, epoch, [found[row] for row in mine])  # type: ignore[misc]
+    return batch
 
 
 def test_images_meet_their_own_vote(tmp_path: Path) -> None:
     """The model would learn from judgements of other images, or with left and right exchanged."""
     source = make_source(write_triplets(tmp_path, [row(i) for i in range(12)]))
     numbers = np.array([5, 0, 11, 3])
-    batch = source.load(numbers, epoch=0)
+    batch = load(source, numbers, epoch=0)
     assert (len(source), source.dropped, len(batch)) == (12, 0, 4)
     for part, images in enumerate((batch.reference, batch.left, batch.right)):
         assert (images.shape, images.dtype) == ((4, 3, 8, 8), torch.uint8)
@@ -54,8 +69,8 @@ def test_images_meet_their_own_vote(tmp_path: Path) -> None:
 def test_columns_are_found_by_name(tmp_path: Path) -> None:
     """A table with its columns in another order would be read with wrong votes."""
     rows = [row(i, right_vote=0.125 * i) for i in range(4)]
-    source = make_source(write_triplets(tmp_path, rows, (*reversed(COLUMNS), "id")))
-    assert source.load(np.arange(4), 0).right_vote.tolist() == [0, 0.125, 0.25, 0.375]
+    source = make_source(write_triplets(tmp_path, rows, (*reversed(NIGHTS_COLUMNS), "id")))
+    assert load(source, np.arange(4), 0).right_vote.tolist() == [0, 0.125, 0.25, 0.375]
 
 
 def test_ties_and_rows_with_few_votes_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -69,7 +84,7 @@ def test_ties_and_rows_with_few_votes_are_dropped_and_counted(tmp_path: Path) ->
     ]
     source = make_source(write_triplets(tmp_path, rows))
     assert (len(source), source.dropped) == (2, 2)
-    assert source.load(np.arange(2), 0).reference[:, 0, 0, 0].tolist() == [0, 9]
+    assert load(source, np.arange(2), 0).reference[:, 0, 0, 0].tolist() == [0, 9]
     assert len(make_source(tmp_path, min_votes=0)) == 3
 
 
@@ -78,7 +93,7 @@ def test_splits_are_kept_apart(tmp_path: Path) -> None:
     source = make_source(
         write_triplets(tmp_path, [row(i, split=("train", "test")[i % 2]) for i in range(6)]), split="test"
     )
-    assert source.load(np.arange(len(source)), 0).reference[:, 0, 0, 0].tolist() == [3, 9, 15]
+    assert load(source, np.arange(len(source)), 0).reference[:, 0, 0, 0].tolist() == [3, 9, 15]
 
 
 def test_every_triplet_is_its_own_extent(tmp_path: Path) -> None:
@@ -87,10 +102,10 @@ def test_every_triplet_is_its_own_extent(tmp_path: Path) -> None:
     assert (extents.first.tolist(), extents.size.tolist()) == ([0, 1, 2, 3, 4], [1] * 5)
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("column", NIGHTS_COLUMNS)
 def test_missing_columns_are_named(tmp_path: Path, column: str) -> None:
     """A table of another layout would fail with a KeyError deep in the code."""
-    write_triplets(tmp_path, [row(0)], tuple(c for c in COLUMNS if c != column))
+    write_triplets(tmp_path, [row(0)], tuple(c for c in NIGHTS_COLUMNS if c != column))
     with pytest.raises(InputError, match=rf"data\.csv: lacks the columns {column}$"):
         make_source(tmp_path)
 
@@ -124,8 +139,8 @@ def test_bad_rows_are_named_with_their_line(tmp_path: Path, changes: Row, messag
 def test_a_cut_row_is_named(tmp_path: Path) -> None:
     """The end of a table that was cut while it was copied would go for a row of no split."""
     table = write_triplets(tmp_path, [row(0), row(1)]) / "data.csv"
-    table.write_text(table.read_text().removesuffix(",train\n"))
-    with pytest.raises(InputError, match=r"data\.csv: line 3: fewer fields than columns"):
+    table.write_text(table.read_text().rpartition(",")[0])
+    with pytest.raises(InputError, match=r"data\.csv: line 3: 7 fields, 8 columns; the file was cut or edited"):
         make_source(tmp_path)
 
 
@@ -137,17 +152,32 @@ def test_a_missing_image_is_named_at_the_start(tmp_path: Path) -> None:
         make_source(tmp_path)
 
 
-def test_a_bad_image_is_named(tmp_path: Path) -> None:
-    """One bad image among tens of thousands could not be found."""
-    write_triplets(tmp_path, [row(0), row(1)])
-    (tmp_path / "right" / "1.png").write_bytes(b"GIF89a")
-    with pytest.raises(InputError, match=r"right/1\.png: not a JPEG, PNG or WebP image"):
-        make_source(tmp_path).load(np.arange(2), 0)
+def read_epoch(source: TripletSource, ledger: Path) -> tuple[list[int], list[dict[str, Any]]]:
+    """The triplets of one epoch of the loader, and the bad ones that it wrote down."""
+    settings = LoaderSettings(bad_share=1.0, prefetch=0, ledger=ledger)
+    loader = Loader(source, batch_size=2, lanes=2, seed=0, settings=settings)
+    batches = loader.iterate(DataPosition())
+    samples = [n for _ in range(loader.batches_per_epoch) for n in next(batches)[1].samples.tolist()]
+    batches.close()
+    return samples, read_ledger(ledger)
+
+
+@pytest.mark.parametrize("side", ["ref", "left", "right"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_bad_image_is_named_and_replaced(tmp_path: Path, side: str, lost: bool) -> None:
+    """One bad image among tens of thousands could not be found, or another image would be blamed."""
+    source = make_source(write_triplets(tmp_path, [row(i) for i in range(6)]))
+    path = tmp_path / side / "3.png"
+    path.unlink() if lost else path.write_bytes(b"GIF89a")
+    samples, (entry,) = read_epoch(source, tmp_path / "rank.jsonl")
+    assert 3 not in samples
+    assert (entry["sample"], entry["shard"], entry["key"]) == (3, str(tmp_path), f"{side}/3.png")
+    assert ("No such file" if lost else ".png: not a JPEG, PNG or WebP image") in entry["reason"]
 
 
 def test_unknown_splits_and_missing_tables_are_named(tmp_path: Path) -> None:
     """A mistyped split would be an empty data set."""
-    with pytest.raises(InputError, match=r"data\.csv: not there"):
+    with pytest.raises(InputError, match=r"holds neither NIGHTS' data\.csv nor \*\.tar shards of triplets"):
         make_source(tmp_path)
     write_triplets(tmp_path, [row(0), row(1, split="val")])
     with pytest.raises(InputError, match=r"no split 'tarin'; it has train, val$"):
@@ -159,15 +189,91 @@ def test_unknown_splits_and_missing_tables_are_named(tmp_path: Path) -> None:
         make_source(tmp_path)
 
 
+IMAGES = 9  # in shards of five and four; image i is of colour i
+
+
+def write_table(root: Path, rows: list[tuple[object, object, object]], **changes: object) -> Path:
+    """Shards of IMAGES images, and a table of these triplets of them."""
+    for name, numbers in (("0.tar", range(5)), ("1.tar", range(5, IMAGES))):
+        write_shard(root / name, [(f"{i:03}.png", solid(i)) for i in numbers])
+    lines = [COLUMNS]
+    for i, sides in enumerate(rows):
+        fields = {"split": "train", "left_vote": 1 - i % 2, "right_vote": i % 2, "votes": 7, "id": i} | changes
+        lines.append((*(str(field) for field in fields.values()), *map(str, sides)))
+    (root / "triplets.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+    return root
+
+
+def test_triplets_over_shards(tmp_path: Path) -> None:
+    """Triplets of prepared data sets would show other images than people judged."""
+    rows = [(0, 1, 2), (8, 0, 5), (4, 4, 3), (7, 1, 0)]
+    source = make_source(write_table(tmp_path, rows))
+    batch = load(source, np.array([2, 0, 3, 1]))
+    for side, images in enumerate((batch.reference, batch.left, batch.right)):
+        assert images[:, 0, 0, 0].tolist() == [rows[n][side] for n in (2, 0, 3, 1)]
+    assert batch.right_vote.tolist() == [0, 0, 1, 1]
+    loader = Loader(source, batch_size=2, lanes=2, seed=0, settings=LoaderSettings(connections=2))
+    batches = loader.iterate(DataPosition())
+    for _ in range(8):
+        _, got = next(batches)
+        for slot, n in enumerate(got.samples.tolist()):
+            assert (got.reference[slot, 0, 0, 0], got.left[slot, 0, 0, 0], got.right[slot, 0, 0, 0]) == rows[n]
+    batches.close()
+
+
+def test_a_damaged_image_of_a_shard_is_named(tmp_path: Path) -> None:
+    """D2: the triplet would be blamed on its reference, or shown with a damaged image."""
+    source = make_source(write_table(tmp_path, [(0, 6, 2), (8, 0, 5)]))
+    with (tmp_path / "1.tar").open("r+b") as shard:
+        shard.seek(data_offset := (tmp_path / "1.tar").read_bytes().index(b"006.png") + 512)
+        shard.write(b"\0")
+    samples, (entry,) = read_epoch(source, tmp_path / "rank.jsonl")
+    assert samples == [1, 1]
+    assert (entry["shard"], entry["key"], entry["offset"]) == (str(tmp_path / "1.tar"), "006", data_offset)
+    assert "not those that were indexed" in entry["reason"]
+
+
+def test_runs_of_triplets_have_the_bytes_of_a_range(tmp_path: Path) -> None:
+    """Triplets of small images would be read a few at a time, those of large ones by hundreds of megabytes."""
+    source = make_source(write_table(tmp_path, [(0, 1, 2)] * 90_000))
+    most = int(GROUP_BYTES / (3 * source.reader.row_bytes))
+    extents = source.extents(lanes=1)
+    assert extents.samples == 90_000
+    assert extents.size.max() == most < 90_000 / 32
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ((0, 1, IMAGES), f"names a sample that is not there; the shards hold {IMAGES}"),
+        ((-1, 1, 2), "names a sample that is not there"),
+        (("a", 1, 2), "ref, left or right is no sample number"),
+        (("", 1, 2), "ref, left or right is no sample number"),
+        ((0.5, 1, 2), "ref, left or right is no sample number"),
+    ],
+)
+def test_bad_sample_numbers_are_named(tmp_path: Path, sides: tuple[object, object, object], message: str) -> None:
+    """A table of other shards would pair judgements with images that nobody judged."""
+    with pytest.raises(InputError, match=rf"triplets\.csv: line 3: {message}"):
+        make_source(write_table(tmp_path, [(0, 1, 2), sides]))
+
+
+def test_shards_without_a_table_are_named(tmp_path: Path) -> None:
+    """Plain image shards would fail deep in the code."""
+    (write_table(tmp_path, []) / "triplets.csv").unlink()
+    with pytest.raises(InputError, match=r"triplets\.csv: not there; write the triplets with python -m"):
+        make_source(tmp_path)
+
+
 def test_the_shuffled_control_changes_the_pairing_only(tmp_path: Path) -> None:
     """The control would differ from the experiment in more than the judgement, or not at all."""
     write_triplets(tmp_path, [row(i, right_vote=i / 64) for i in range(30)])
     numbers = np.arange(30)
-    real, control = make_source(tmp_path).load(numbers, 0), make_source(tmp_path, shuffled=True).load(numbers, 0)
+    real, control = load(make_source(tmp_path), numbers, 0), load(make_source(tmp_path, shuffled=True), numbers, 0)
     for part in ("reference", "left", "right", "samples"):
         assert torch.equal(getattr(real, part), getattr(control, part))
     assert sorted(control.right_vote.tolist()) == real.right_vote.tolist()
     assert real.right_vote.eq(control.right_vote).sum() <= 4  # 1 expected
-    again, other = (make_source(tmp_path, shuffled=True, seed=s).load(numbers, 3).right_vote for s in (0, 1))
+    again, other = (load(make_source(tmp_path, shuffled=True, seed=s), numbers, 3).right_vote for s in (0, 1))
     assert torch.equal(again, control.right_vote)
     assert not torch.equal(other, control.right_vote)

@@ -109,7 +109,7 @@ def test_overrides_of_shared_sections_reach_the_first_stage():
     """The two stages would read different toy worlds or build different models."""
     recipe = load_recipe("clip_toy", ["toy_world.root=/t", "seed=9", "init_overrides=[schedule.epochs=2]"])
     first = load_init_recipe(recipe)
-    assert first.data.root == "/t/triplets"
+    assert first.data.root == "/t/shards/triplets"
     assert (first.seed, first.schedule.epochs) == (9, 2)
 
 

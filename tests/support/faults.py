@@ -70,11 +70,15 @@ class FaultProxy:
     """Passes requests on to `upstream` (http://host:port); link_rate: bytes/s of all bodies together."""
 
     def __init__(self, upstream: str, rules: Sequence[Rule], seed: int = 0, link_rate: float | None = None) -> None:
-        self.upstream, self.rules, self.seed, self.link_rate = urlsplit(upstream), rules, seed, link_rate
+        self.upstream, self.seed, self.link_rate = urlsplit(upstream), seed, link_rate
         self.requests: list[Request] = []
         self.fired: list[Fault] = []
-        self._hits = [0] * len(rules)
+        self.set_rules(rules)
         self._link_free_at = 0.0  # seconds on the loop's clock
+
+    def set_rules(self, rules: Sequence[Rule]) -> None:
+        """From the next request on, in place of those before; their matches are counted from 1."""
+        self.rules = [(rule, Counter[str]()) for rule in rules]
 
     async def answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
         self.requests.append(request)
@@ -88,11 +92,11 @@ class FaultProxy:
             await self._forward(request, writer, action, float(value))
 
     async def _draw(self, request: Request) -> Rule | None:
-        for number, rule in enumerate(self.rules):
+        for number, (rule, matches) in enumerate(self.rules):
             if not rule.matches(request):
                 continue
-            self._hits[number] += 1
-            hit = self._hits[number]
+            matches["so far"] += 1
+            hit = matches["so far"]
             drawn = random.Random(f"{self.seed} {number} {hit}").random()  # the same whatever other rules do
             if rule.nth not in (None, hit) or drawn >= rule.probability:
                 continue
@@ -188,8 +192,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A proxy that breaks answers by rule.")
     parser.add_argument("--upstream", required=True, help="http://host:port")
     parser.add_argument("--rules", type=Path, required=True, help="a JSON file, see Rule")
+    parser.add_argument("--link-rate", type=float, help="bytes/s of all bodies together")
     arguments = parser.parse_args()
-    proxy = FaultProxy(arguments.upstream, load_rules(arguments.rules.read_text()))
+    proxy = FaultProxy(arguments.upstream, load_rules(arguments.rules.read_text()), link_rate=arguments.link_rate)
     with in_thread(proxy.answer) as url:
         input(f"export AWS_ENDPOINT_URL={url}   # Enter stops the proxy\n")
     print(*proxy.fired, sep="\n")

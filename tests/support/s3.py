@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import re
+import sys
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -296,22 +297,37 @@ def _span(header: str, size: int) -> tuple[int, int]:
     return start, end
 
 
-async def _run(server: S3Server, port: int) -> None:
+async def _run(server: S3Server, port: int, command: list[str]) -> int:
+    """Serves until the command ends, or for ever where there is none; returns the command's exit code."""
     listening = await _listen(server.answer, port)
+    settings = {
+        "AWS_ENDPOINT_URL": _url(listening),
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+    }
+    if command:
+        process = await asyncio.create_subprocess_exec(*command, env=os.environ | settings)
+        return await process.wait()
     print(f"# serves the folders of {server.root} as buckets; stop with Ctrl-C")
-    print(f"export AWS_ENDPOINT_URL={_url(listening)} AWS_REGION=us-east-1")
-    print("export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any", flush=True)
+    print("export", *(f"{name}={value}" for name, value in settings.items()), flush=True)
     await listening.serve_forever()
+    return 0
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description="A small S3 server over a folder.")
     parser.add_argument("--root", type=Path, required=True, help="its folders are the buckets")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument(
+        "command", nargs="*", help="after --: run with the server in its environment"
+    )
     arguments = parser.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_run(S3Server(arguments.root), arguments.port))
+    try:
+        return asyncio.run(_run(S3Server(arguments.root), arguments.port, arguments.command))
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What is in the shards: for every sample the place of each member that is read."""
+"""The samples of one shard by webdataset's rules, without checksums: for those who read a whole shard in order."""
 
 from __future__ import annotations
 

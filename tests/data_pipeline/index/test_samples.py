@@ -1,4 +1,4 @@
-"""The index of a shard: samples by webdataset's rule, damage named with shard and offset."""
+"""The samples of a shard by webdataset's rule, damage named with shard and offset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from data_pipeline.errors import InputError
-from data_pipeline.index import READ_AHEAD, index_shard, read_samples, split_name
+from data_pipeline.index.samples import READ_AHEAD, index_shard, read_samples, split_name
 from data_pipeline.shards import LocalStore
 from tests.data_pipeline.conftest import tar_bytes, write_shard
 

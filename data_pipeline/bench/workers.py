@@ -1,0 +1,69 @@
+"""The same decoding by threads of one process and by worker processes: which is faster is measured, not assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from functools import lru_cache
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data_pipeline.bench.figures import Figure, Result, ratios
+from data_pipeline.bench.image_text import BATCH, LANES, ours
+from data_pipeline.bench.rounds import Pipeline, cores, take_turns
+from data_pipeline.image_text import ImageTextSource
+from data_pipeline.order import EpochOrder
+
+
+def measure(source: ImageTextSource, *, rounds: int, seconds: float) -> Result:
+    """As many threads, or processes, as there are cores; the trainer's own thread only takes the batches."""
+    workers = len(cores())
+    pipelines = {"threads": ours(source, workers=workers), "processes": processes(source, workers=workers)}
+    turns = take_turns(pipelines, rounds=rounds, seconds=seconds, warm=4 * BATCH)
+    named = {name: f"{workers} {name} on {workers} cores, 500 x 375 -> 224" for name in turns}
+    figures = [Figure(named[name], "img/s", tuple(turn.rate for turn in turns[name])) for name in turns]
+    return Result([*figures, ratios("threads over processes", turns["threads"], turns["processes"])[0]], [])
+
+
+def processes(source: ImageTextSource, *, workers: int) -> Pipeline:
+    """torch's DataLoader, whole batches made in a worker and passed through shared memory."""
+
+    def pipeline() -> Generator[int, None, None]:
+        # A new iterator for every turn: its processes end with it.
+        batches = iter(DataLoader(_Batches(source), batch_size=None, num_workers=workers))
+        with closing(_sizes(batches)) as sizes:
+            yield from sizes
+
+    return pipeline
+
+
+def _sizes(batches: object) -> Generator[int, None, None]:
+    for images, _ in batches:  # type: ignore[attr-defined]
+        yield len(images)
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch t of the order, over many epochs."""
+
+    def __init__(self, source: ImageTextSource) -> None:
+        self._source, self._extents = source, source.extents(LANES)
+        self._order = lru_cache(maxsize=2)(self._make_order)
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+    def __getitem__(self, t: int) -> tuple[Tensor, Tensor]:
+        epoch, batch = divmod(t, self._order(0).batches(BATCH))
+        samples = self._order(epoch).batch(batch, BATCH)
+        rows = self._source.reader.read(np.unique(samples))
+        filled = self._source.empty(len(samples), pin=False)
+        for slot, sample in enumerate(samples.tolist()):
+            members = rows[sample]
+            assert isinstance(members, dict), members
+            self._source.fill(filled, slot, sample, epoch, [members])
+        return filled.images, filled.tokens
+
+    def _make_order(self, epoch: int) -> EpochOrder:
+        return EpochOrder(self._extents, seed=0, epoch=epoch, lanes=LANES)

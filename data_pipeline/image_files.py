@@ -1,0 +1,48 @@
+"""Images in a folder of files, as rows of a reader."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.errors import InputError
+from data_pipeline.reader import Members, Origin, ReadCounters, SampleError
+
+
+class ImageFiles:
+    """Row i is file i of `paths`, which are relative to `root`; raises InputError where one is not there."""
+
+    def __init__(self, root: Path, paths: Sequence[str]) -> None:
+        self.root, self.paths = root, paths
+        for path in paths:
+            if not (root / path).is_file():
+                raise InputError(f"{root / 'data.csv'}: names {path}, which is not there")
+        self._counters, self._lock = ReadCounters(), threading.Lock()
+        self._bytes = sum((root / path).stat().st_size for path in paths)
+
+    @property
+    def row_bytes(self) -> float:
+        return max(1.0, self._bytes / len(self.paths))
+
+    def read(self, rows: np.ndarray, *, ahead: bool = False) -> dict[int, Members | SampleError]:
+        return {row: self._read(self.paths[row]) for row in rows.tolist()}
+
+    @property
+    def counters(self) -> ReadCounters:
+        return self._counters
+
+    def origin(self, row: int) -> Origin:
+        return Origin(str(self.root), self.paths[row], 0)
+
+    def _read(self, path: str) -> Members | SampleError:
+        try:
+            data = (self.root / path).read_bytes()
+        except OSError as error:
+            return SampleError(f"{path}: {error.strerror}")
+        with self._lock:
+            held = self._counters
+            self._counters = ReadCounters(held.bytes + len(data), held.reads + 1)
+        return {Path(path).suffix.lower().lstrip("."): data}

@@ -1,0 +1,124 @@
+"""The same work for every shard, in this process or over several; nobody outlives the process that asked."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from typing import TypeVar
+
+from data_pipeline.errors import InputError
+from data_pipeline.index.progress import Report
+from data_pipeline.shards import Store, open_store
+
+WORTH = 256 << 20  # bytes: what one process scans while another one starts
+_POLL = 0.5  # seconds between two looks at how far the workers are
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Shards, and where their index lies."""
+
+    shards: Store
+    sidecars: Store
+
+
+Work = Callable[[Place, str, Callable[[int], object]], Result]  # (place, shard, to be told of bytes that are done)
+
+
+def open_place(root: str, out: str | None, *, create: bool = False) -> Place:
+    """out: where the index lies apart; create: makes that folder where it is missing."""
+    shards = open_store(root)
+    return Place(shards, shards if out is None else open_store(out, create=create))
+
+
+def for_each(
+    work: Work[Result], place: Place, names: Sequence[str], *, workers: int | None, report: Report
+) -> list[Result]:
+    """What `work` returns for each shard, in any order; the first exception ends it.
+
+    workers: processes, by default as many as are worth their start. `work` is a function of a module.
+    """
+    count = choose_workers(workers, place, names)
+    if count > 1:
+        return _in_processes(work, place, names, count, report)
+    results: list[Result] = []
+    done = 0
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        report(done, len(results))
+
+    for name in names:
+        results.append(work(place, name, advance))
+    return results
+
+
+def choose_workers(workers: int | None, place: Place, names: Sequence[str]) -> int:
+    """How many processes; from S3 four a core, since those wait for the network most of the time."""
+    if workers is not None:
+        if workers < 1:
+            raise InputError(f"workers must be at least 1, not {workers}")
+        return min(workers, len(names))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = min(4 * cores, 32) if place.shards.root_name.startswith("s3://") else cores
+    return min(most, len(names), sum(place.shards.size(name) for name in names) // WORTH)
+
+
+def _in_processes(work: Work[Result], place: Place, names: Sequence[str], workers: int, report: Report) -> list[Result]:
+    # Spawned, not forked or served: no S3 client crosses over, and the environment is that of this moment.
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    start = place.shards.root_name, place.sidecars.root_name, counter
+    results: list[Result] = []
+    with ProcessPoolExecutor(workers, context, _start, start) as pool:
+        try:
+            waiting = {pool.submit(_run, work, name) for name in names}
+            while waiting:
+                done, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
+                results += [future.result() for future in done]
+                report(counter.value, len(results))
+        except BrokenProcessPool:
+            mend = "was it out of memory? Pass fewer --workers; what is done is kept"
+            raise InputError(f"{place.shards.root_name}: a worker process died; {mend}") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return results
+
+
+_place: Place  # of a worker process
+_advance: Callable[[int], None]
+
+
+def _start(root: str, out: str, counter: Synchronized[int]) -> None:
+    """Begins a worker process."""
+    global _place, _advance
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def advance(size: int) -> None:
+        with counter.get_lock():
+            counter.value += size
+
+    _place, _advance = open_place(root, None if out == root else out), advance
+
+
+def _end_with_parent() -> None:
+    """A pool does not notice when its process is killed: the workers would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _run(work: Work[Result], name: str) -> Result:
+    return work(_place, name, _advance)

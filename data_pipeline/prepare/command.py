@@ -1,0 +1,139 @@
+"""python -m data_pipeline.prepare KIND SRC DST: what people download becomes indexed webdataset shards, here or on S3.
+
+Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 interrupted; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from data_pipeline.errors import InputError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+_ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+_SHARD_SIZE = {"csv": 10_000, "image-folder": 10_000, "nights": 1000, "bapps": 1000, "things": 1000}
+_KINDS = {
+    "yfcc15m": "img2dataset's output (tars, or folders of files): one tar or folder becomes one shard",
+    "csv": "open_clip's CSV of image paths and captions; SRC is the file",
+    "image-folder": "SRC/CLASS/NAME.jpg: images with number and name of their class, and classnames.txt",
+    "nights": "NIGHTS: data.csv and the folders that it names",
+    "bapps": "BAPPS' folder 2afc: SPLIT/SUBSET/{ref,p0,p1,judge}",
+    "things": "THINGS' odd-one-out triplets: text files of image numbers, and the images",
+    "toy": "the toy world, made in SRC unless it is there, copied and indexed",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"pineco: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(BAD_INPUT)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m data_pipeline.prepare",
+        description="Write what people download as indexed webdataset shards, to a folder or to s3://bucket/prefix. "
+        "A call that was stopped goes on where it was.",
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=_Parser)
+    for kind, text in _KINDS.items():
+        one = kinds.add_parser(kind, help=text, description=text)
+        one.add_argument("source", metavar="SRC", type=Path)
+        one.add_argument("destination", metavar="DST", help="a folder, or s3://bucket/prefix")
+        one.add_argument("--workers", type=_whole(1), default=_cores(), metavar="N", help="processes (default: cores)")
+        if kind != "toy":
+            _add_image_options(one)
+        if kind in _SHARD_SIZE:
+            size = _SHARD_SIZE[kind]
+            one.add_argument("--shard-size", type=_whole(1, 10_000), default=size, metavar="N", help=_SIZE % size)
+    _add_csv_options(kinds.choices["csv"])
+    _add_things_options(kinds.choices["things"])
+    return parser.parse_args(arguments)
+
+
+_SIZE = "samples of a shard (default: %d); a shard with rejected samples is shorter"
+
+
+def _add_image_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verify", choices=("decode", "header", "none"), default="decode",
+        help="what an image must pass: decode all of it (default), its size and format, or its first bytes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resize", type=_whole(1), metavar="N",
+        help="shrink images whose shorter side is larger to N pixels, as JPEG; others keep their bytes",
+    )  # fmt: skip
+    parser.add_argument("--quality", type=_whole(1, 100), metavar="Q", help="of these JPEGs (default: 95)")
+
+
+def _add_csv_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--csv-separator", default="\t", metavar="C", help="default: tab")
+    parser.add_argument("--csv-img-key", default="filepath", metavar="NAME", help="column of paths (default: filepath)")
+    parser.add_argument("--csv-caption-key", default="title", metavar="NAME", help="of captions (default: title)")
+
+
+def _add_things_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--triplets", action="append", default=[], metavar="SPLIT=FILE",
+        help="a file of SRC; repeat for more (default: train=trainset.txt, val=validationset.txt)",
+    )  # fmt: skip
+    parser.add_argument("--images", default="images", metavar="FOLDER", help="of SRC; image i is its i-th by path")
+    parser.add_argument("--image-list", metavar="FILE", help="of SRC; line i names image i, instead")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        result = _prepare(options)
+    except InputError as error:
+        print(f"pineco: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        if error.errno not in _ENVIRONMENT:
+            raise
+        print(f"pineco: {error.filename or options.destination}: {error.strerror}; mend that", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("pineco: stopped; what was made stays, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    print(describe(options.kind, options.destination, result))
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> Mapping[str, Any]:
+    from data_pipeline.prepare.kinds import prepare  # imports numpy and Pillow, which --help does not need
+
+    return prepare(options)
+
+
+def describe(kind: str, destination: str, result: Mapping[str, Any]) -> str:
+    """What was made, and a line for every reason of rejection."""
+    size = f"{result['bytes'] / 1e6:,.1f} MB"
+    if "files" in result:
+        return f"{kind}: {result['files']:,} files ({size}) in {destination}"
+    lines = [f"{kind}: {result['samples']:,} samples in {len(result['shards']):,} shards ({size}) in {destination}"]
+    lines += [
+        f"  rejected {found['items']:,}: {reason}, e.g. {', '.join(ascii(path)[1:-1] for path in found['examples'])}"
+        for reason, found in result["rejected"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{value} is not {f'from {low} to {high}' if high else f'{low} or more'}")
+        return value
+
+    return number
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

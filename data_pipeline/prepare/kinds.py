@@ -1,0 +1,97 @@
+"""From the command line's options to a job and its destination: the one place that knows every kind."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipeline.errors import InputError
+from data_pipeline.prepare.bapps import open_bapps
+from data_pipeline.prepare.destination import Destination, check_destination
+from data_pipeline.prepare.image_folder import open_image_folder
+from data_pipeline.prepare.images import ImageRules
+from data_pipeline.prepare.job import Job
+from data_pipeline.prepare.nights import open_nights
+from data_pipeline.prepare.pairs_csv import Columns, open_pairs_csv
+from data_pipeline.prepare.run import Result, run
+from data_pipeline.prepare.things import ThingsFiles, open_things
+from data_pipeline.prepare.toy import prepare_toy
+from data_pipeline.prepare.yfcc15m import open_yfcc15m
+
+Options = argparse.Namespace
+
+
+def prepare(options: Options) -> Result:
+    """options: of `command.parse`. Raises InputError for a source or a destination that cannot be used."""
+    source = _source(options)
+    root = check_destination(options.destination, source)
+    if options.kind == "toy":
+        return prepare_toy(source, root, options.workers)
+    job = JOBS[options.kind](source, _rules(options), options)
+    return run(job, Destination(root), options.workers)
+
+
+def _source(options: Options) -> Path:
+    text = str(options.source)
+    if ":/" in text and not options.source.exists():
+        raise InputError("SRC must be on this machine; copy it here, nothing is fetched")
+    if options.kind == "csv" and not options.source.is_file():
+        raise InputError(f"{text}: no such file; SRC is the table")
+    if options.kind not in ("csv", "toy"):
+        if not options.source.is_dir():
+            raise InputError(f"{text}: no such folder")
+        if not any(options.source.iterdir()):
+            raise InputError(f"{text}: an empty folder")
+    return options.source.resolve()
+
+
+def _rules(options: Options) -> ImageRules:
+    if options.quality is not None and options.resize is None:
+        raise InputError("--quality is of resized images; pass --resize with it")
+    return ImageRules(verify=options.verify, resize=options.resize, quality=options.quality or 95)
+
+
+def _yfcc15m(source: Path, rules: ImageRules, options: Options) -> Job:
+    return open_yfcc15m(source, rules)
+
+
+def _csv(source: Path, rules: ImageRules, options: Options) -> Job:
+    separator = {r"\t": "\t"}.get(options.csv_separator, options.csv_separator)
+    if len(separator) != 1 or separator in '\r\n"':
+        raise InputError(f"--csv-separator {options.csv_separator!r}: one character, such as a comma or a tab")
+    columns = Columns(separator=separator, image=options.csv_img_key, caption=options.csv_caption_key)
+    return open_pairs_csv(source, columns, rules, options.shard_size)
+
+
+def _image_folder(source: Path, rules: ImageRules, options: Options) -> Job:
+    return open_image_folder(source, rules, options.shard_size)
+
+
+def _nights(source: Path, rules: ImageRules, options: Options) -> Job:
+    return open_nights(source, rules, options.shard_size, options.workers)
+
+
+def _bapps(source: Path, rules: ImageRules, options: Options) -> Job:
+    return open_bapps(source, rules, options.shard_size, options.workers)
+
+
+def _things(source: Path, rules: ImageRules, options: Options) -> Job:
+    splits: dict[str, str] = {}
+    for text in options.triplets:
+        split, equals, path = text.partition("=")
+        if not (split and equals and path) or split in splits:
+            raise InputError(f"--triplets {text!r}: SPLIT=FILE, each split once")
+        splits[split] = path
+    files = ThingsFiles(triplets=splits, images=options.images, image_list=options.image_list)
+    return open_things(source, files, rules, options.shard_size, options.workers)
+
+
+JOBS: dict[str, Callable[[Path, ImageRules, Options], Job]] = {
+    "yfcc15m": _yfcc15m,
+    "csv": _csv,
+    "image-folder": _image_folder,
+    "nights": _nights,
+    "bapps": _bapps,
+    "things": _things,
+}

@@ -1,0 +1,142 @@
+"""NIGHTS' table and images become shards: each image once, each row with its own images and votes."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.prepare.confine import MISSING, OUTSIDE
+from data_pipeline.prepare.judgements import LOST_IMAGE
+from data_pipeline.prepare.nights import BAD_VOTES, SHORT_ROW
+from data_pipeline.triplets import open_triplets
+from tests.data_pipeline.conftest import solid
+from tests.data_pipeline.prepare.conftest import Prepare, prepared, rejections, samples
+from tests.data_pipeline.prepare.triplets import NIGHTS_HEADER, images, nights_row, sides, table, write_nights
+
+
+def test_rows_keep_their_images_and_votes(tmp_path: Path, prepare: Prepare) -> None:
+    """The model would learn judgements about other images, or with left and right exchanged."""
+    rows = [nights_row(7, 3, 1, 5), nights_row(9, 5, 3, 0, left_vote=1, right_vote=0, votes=6.0, split="test")]
+    prepare("nights", write_nights(tmp_path / "src", rows), tmp_path / "dst", "--shard-size", 2)
+    first, second = table(tmp_path / "dst")
+    assert list(first) == ["id", "split", "left_vote", "right_vote", "votes", "ref", "left", "right", "is_imagenet"]
+    assert list(first.values()) == ["7", "train", "0.25", "0.75", "8", "0", "1", "2", "True"]
+    assert [first["split"], second["split"], second["votes"], second["left_vote"]] == ["train", "test", "6", "1.0"]
+    assert sides(tmp_path / "dst", first) == [solid(3), solid(1), solid(5)]
+    assert sides(tmp_path / "dst", second) == [solid(5), solid(3), solid(0)]
+
+
+def test_an_image_is_stored_once_where_it_is_first_needed(tmp_path: Path, prepare: Prepare) -> None:
+    """One ranged read would not fetch a triplet; 58 GB would become 100 where folders hold copies."""
+    rows = [nights_row(0, 4, 2, 9), nights_row(1, 2, 9, 4), nights_row(2, 1, 4, 0)]
+    prepare("nights", write_nights(tmp_path / "src", rows), tmp_path / "dst", "--shard-size", 2)
+    assert images(tmp_path / "dst") == [solid(c) for c in (4, 2, 9, 1, 0)]
+    assert [key for key, _ in samples(tmp_path / "dst")] == [
+        "000000000", "000000001", "000010000", "000010001", "000020000"
+    ]  # fmt: skip
+
+
+def test_a_bad_image_takes_its_triplets_with_it(tmp_path: Path, prepare: Prepare) -> None:
+    """Sample numbers would shift, so that rows name other images; or a row would name none."""
+    rows = [nights_row(0, 0, 1, 2), nights_row(1, 3, 4, 5), nights_row(2, 6, 7, 8), nights_row(3, 3, 6, 11)]
+    source = write_nights(tmp_path / "src", rows)
+    (source / "distort" / "4.png").write_bytes(solid(4)[:40])
+    (source / "distort" / "11.png").unlink()
+    assert prepare("nights", source, tmp_path / "dst", "--shard-size", 4).code == 0
+    assert [row["id"] for row in table(tmp_path / "dst")] == ["0", "2"]
+    assert sides(tmp_path / "dst", table(tmp_path / "dst")[1]) == [solid(6), solid(7), solid(8)]
+    assert rejections(tmp_path / "dst") == {
+        "distort/4.png": "image does not decode", "distort/11.png": MISSING, "triplet 1": LOST_IMAGE,
+        "triplet 3": LOST_IMAGE,
+    }  # fmt: skip
+
+
+BAD_ROWS = {
+    "votes that are no shares": (nights_row(1, 0, 1, 2, left_vote=3, right_vote=5), BAD_VOTES),
+    "a vote that is no number": (nights_row(1, 0, 1, 2, right_vote="x"), BAD_VOTES),
+    "NaN": (nights_row(1, 0, 1, 2, right_vote="nan"), BAD_VOTES),
+    "infinitely many votes": (nights_row(1, 0, 1, 2, votes="inf"), BAD_VOTES),
+    "a cut row": ("1,0,1,8,ref/0.png", SHORT_ROW),
+}
+
+
+@pytest.mark.parametrize(("row", "reason"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_bad_row_is_left_out_and_named(tmp_path: Path, prepare: Prepare, row: str, reason: str) -> None:
+    """A judgement that nobody gave would be trained on."""
+    source = write_nights(tmp_path / "src", [nights_row(0, 0, 1, 2), row])
+    assert prepare("nights", source, tmp_path / "dst").code == 0
+    assert rejections(tmp_path / "dst") == {"data.csv line 3": reason}
+    assert [row["id"] for row in table(tmp_path / "dst")] == ["0"]
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "ref/link.png", "{tmp}/secret.png", ""])
+def test_no_path_leaves_the_source(tmp_path: Path, prepare: Prepare, path: str) -> None:
+    """S1: a downloaded table would publish files of this machine."""
+    (tmp_path / "secret.png").write_bytes(solid(200))
+    rows = [nights_row(0, 0, 1, 2), nights_row(1, 3, 4, 5, ref_path=path.format(tmp=tmp_path))]
+    source = write_nights(tmp_path / "src", rows)
+    (source / "ref" / "link.png").symlink_to(tmp_path / "secret.png")
+    assert prepare("nights", source, tmp_path / "dst").code == 0
+    assert solid(200) not in images(tmp_path / "dst")
+    assert rejections(tmp_path / "dst") == {path.format(tmp=tmp_path): OUTSIDE, "triplet 1": LOST_IMAGE}
+
+
+REFUSED = {
+    "no columns": ("id,split", [], "lacks the columns"),
+    "no rows": (NIGHTS_HEADER, [], "no triplet can be used"),
+    "only bad rows": (NIGHTS_HEADER, ["1,0"], SHORT_ROW),
+    "no image": (NIGHTS_HEADER, [nights_row(0, 50, 51, 52)], MISSING),
+    "no triplet with all images": (NIGHTS_HEADER, [nights_row(0, 0, 1, 52)], "no triplet is left"),
+}
+
+
+@pytest.mark.parametrize(("header", "rows", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_source_without_triplets_is_refused(
+    tmp_path: Path, prepare: Prepare, header: str, rows: list[str], words: str
+) -> None:
+    """An empty table would pass for a prepared data set."""
+    done = prepare("nights", write_nights(tmp_path / "src", rows, header), tmp_path / "dst")
+    assert done.code == 2
+    assert words in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_folder_without_the_table_is_refused(tmp_path: Path, prepare: Prepare) -> None:
+    """The user would not learn what is expected."""
+    source = write_nights(tmp_path / "src", [])
+    (source / "data.csv").unlink()
+    done = prepare("nights", source, tmp_path / "dst")
+    assert (done.code, "NIGHTS' layout" in done.err) == (2, True)
+
+
+def test_materials_are_stored_once(tmp_path: Path, prepare: Prepare, real_data: Path) -> None:
+    """Real judgements would be lost, or the copies of the 100 images stored twice."""
+    source = real_data / "triplets" / "materials"
+    assert prepare("nights", source, tmp_path / "dst").code == 0
+    assert prepared(tmp_path / "dst")["samples"] == 100
+    found = table(tmp_path / "dst")
+    assert Counter(row["split"] for row in found) == {"train": 8000, "val": 800, "test": 2738}
+    with (source / "data.csv").open(newline="") as file:
+        wanted = list(csv.DictReader(file))
+    every = images(tmp_path / "dst")
+    for row, was in zip(found[::97], wanted[::97], strict=True):
+        assert float(row["right_vote"]) == float(was["right_vote"])
+        for side in ("ref", "left", "right"):
+            assert every[int(row[side])] == (source / was[f"{side}_path"]).read_bytes()
+
+
+def test_training_reads_the_same_from_shards_and_files(tmp_path: Path, prepare: Prepare) -> None:
+    """A run on prepared triplets would not be the run on the downloaded ones."""
+    rows = [nights_row(i, i, i + 1, i + 2, right_vote=i % 2, left_vote=1 - i % 2) for i in range(9)]
+    source = write_nights(tmp_path / "src", rows)
+    prepare("nights", source, tmp_path / "dst", "--shard-size", 4)
+    read = []
+    for root in (source, tmp_path / "dst"):
+        found, reader = open_triplets(str(root))
+        every = reader.read(found.images.ravel())
+        images = [next(iter(dict(every[row]).values())) for row in found.images.ravel().tolist()]  # type: ignore[arg-type]
+        read.append((found.split_names, found.split.tolist(), found.right_vote.tolist(), found.votes.tolist(), images))
+    assert read[0] == read[1]
