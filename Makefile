@@ -5,11 +5,12 @@ VENV   ?= .venv
 NODES  ?= 0
 RECIPE ?= clip_toy
 ARGS   ?=
+OPS    ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test lint format bench-engine bench-data toy clean constraints
+.PHONY: help pretrain test lint format bench-engine bench-kernels kernels-aot bench-data toy clean constraints
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +50,12 @@ toy: $(READY) ## write the toy world to data/toy, and a picture of it
 
 bench-engine: $(READY) ## one step through Trainer and engine against a bare PyTorch loop, into results/
 	$(BIN)/python -m launch.bench_engine
+
+bench-kernels: $(READY) ## time every kernel against torch, after its tests, into results/ [OPS="patch_distance ..."]
+	$(BIN)/python -m kernels.bench $(OPS)
+
+kernels-aot: $(READY) ## compile every kernel for sm_80 and sm_90, no GPU needed; fail on spills
+	$(BIN)/python -m kernels.aot
 
 bench-data: $(READY) ## the reading path against webdataset, Pillow and a slow S3 link, into results/
 	$(BIN)/python -m launch.bench_data $(ARGS)

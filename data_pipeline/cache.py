@@ -67,7 +67,7 @@ class DiskCache:
     A file counts in full before its first byte is written, so that concurrent writers together stay within the limit;
     jobs that share a folder should name the same one. A failing disk is counted, logged once, and costs only hits. Safe
     for several threads and processes; not across a fork: a new process opens its own. Meant for entries of MiB on a
-    local disk.
+    local disk: on ext4 and two CPU cores, 16 MiB take 8 to 49 ms to put and 7 to 16 ms to get, a part of 60 kB 14 us.
     """
 
     def __init__(self, folder: str | Path, limit: int) -> None:
@@ -193,7 +193,7 @@ class DiskCache:
         """Bytes in the folder after the oldest entries were removed such that `size` more fit; wants the lock.
 
         Once it removes any it removes a batch, so that listing the folder stays rare: with 65,536 entries that takes
-        0.2 to 0.5 s; removing one of 16 MiB takes 4 to 7 ms (ext4, two CPU cores).
+        0.2 to 0.5 s on an idle machine; removing one of 16 MiB takes 4 to 7 ms (ext4, two CPU cores).
         """
         entries, writing = self._scan()
         total = writing + sum(entry[1] for entry in entries)

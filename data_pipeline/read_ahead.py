@@ -27,8 +27,8 @@ class ReadAhead:
     """Reads for one rank, with `threads` connections, of which a quarter is kept for what a batch waits for.
 
     rows: (n,) sample numbers -> (n, R) row numbers. runs: (epoch, run) in the order of need.
-    memory: bytes that are on their way or held at most, by the average size of a row; what the batches asked for
-    themselves may exceed it.
+    memory: bytes that are on their way or held, by the average size of a row, beyond which no run is begun; what the
+    requested batches need is read all the same.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ReadAhead:
         """Starts runs while there is room and a connection; not before the first batch is there, which they delay."""
         while not self._closed and not self._first_batch and self._reading < self._most_runs:
             run = self._coming_runs.first
-            if run is None or (self._coming and len(self._coming) + len(run.samples) > self._capacity):
+            if run is None or len(self._coming) + len(run.samples) > self._capacity:
                 return
             self._coming_runs.drop_first()
             self._reading += 1

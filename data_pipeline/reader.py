@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from isal.isal_zlib import crc32
 
 from data_pipeline.cache import CacheCounters, DiskCache, key_of
 from data_pipeline.index.lookup import Index, Page
+from data_pipeline.index.samples import split_name
 from data_pipeline.index.sidecar import ShardEntry
 from data_pipeline.shards import Store
 
@@ -112,18 +114,18 @@ class ShardReader:
         offsets = page.members[row - page.begin]["offset"]
         first = int(offsets[offsets > 0].min())
         name = self.store.read(shard.name, first - _HEADER, _NAME).split(b"\0", 1)[0].decode("utf-8", "replace")
-        folder, slash, base = name.rpartition("/")
-        return Origin(self.store.where(shard.name), folder + slash + base.partition(".")[0], first)
+        return Origin(self.store.where(shard.name), split_name(name)[0] or "(name lost)", first)
 
     def _pieces(self, page: Page, samples: np.ndarray) -> list[Piece]:
+        """The members that are wanted of these samples, in the order of their offsets."""
         rows = page.members[samples - page.begin]
         pieces: list[Piece] = []
-        for c, name in enumerate(self.index.shard(page.shard).extensions):
-            if name not in self._extensions:
-                continue
-            table = rows[:, c]
-            columns = (table["offset"].tolist(), table["size"].tolist(), table["crc32"].tolist(), samples.tolist())
-            pieces += [Piece(*row, name) for row in zip(*columns, strict=True) if row[0]]
+        for column, name in enumerate(self.index.shard(page.shard).extensions):
+            if name in self._extensions:
+                there = rows["offset"][:, column] > 0
+                table = rows[there, column]
+                fields = (table["offset"], table["size"], table["crc32"], samples[there])
+                pieces += map(Piece._make, zip(*(field.tolist() for field in fields), repeat(name)))
         return sorted(pieces)
 
     def _read_span(self, page: Page, span: Sequence[Piece], found: dict[int, Any], *, ahead: bool) -> None:
@@ -141,10 +143,11 @@ class ShardReader:
 
     def _read_again(self, shard: ShardEntry, page: Page, piece: Piece) -> bytes:
         """The member from the store itself: caches, networks and disks flip bits, too."""
-        if self.cache is not None:
-            self.cache.drop(self._key(shard, page)[0])
         member = self._ask(shard, piece.offset, piece.offset + piece.size)
-        self._count(repaired=int(piece.matches(member)))
+        if piece.matches(member):
+            self._count(repaired=1)
+            if self.cache is not None:
+                self.cache.drop(self._key(shard, page)[0])
         return member
 
     def _cached(self, shard: ShardEntry, page: Page, begin: int, end: int, *, ahead: bool) -> bytes | None:

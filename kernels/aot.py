@@ -1,4 +1,4 @@
-"""python -m kernels.aot: compile every kernel ahead of time, without a GPU, and refuse what would run badly or not at all.
+"""python -m kernels.aot: compile every kernel ahead of time, without a GPU, and refuse what would spill or not fit.
 
 Each launch that a kernels/<op>/kernel.py names is compiled for every architecture of SHARED_LIMIT. The gate fails on
 local memory, which is where registers spill to, and on more shared memory than a block gets. Writes
@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import repeat
 from pathlib import Path
 
 from kernels.launches import Launch
@@ -46,7 +45,9 @@ class Compiled:
         """Why the gate refuses it, with a way out; None if it does not."""
         where = f"{self.op} {self.launch} on sm_{self.arch}"
         if self.local or self.spills:
-            return f"{where}: {self.local} bytes of local memory, {self.spills} spills; use smaller blocks or more warps"
+            return (
+                f"{where}: {self.local} bytes of local memory, {self.spills} spills; use smaller blocks or more warps"
+            )
         limit = SHARED_LIMIT[self.arch]
         if self.shared > limit:
             return f"{where}: {self.shared} bytes of shared memory (limit {limit}); use smaller blocks or fewer stages"
@@ -152,7 +153,9 @@ def table(rows: Sequence[Compiled]) -> str:
         (r.op, r.launch, f"sm_{r.arch}", r.registers, r.local, r.spills, r.shared, r.instructions) for r in rows
     ]  # fmt: skip
     widths = [max(len(str(line[i])) for line in (head, *body)) for i in range(len(head))]
-    return "\n".join("  ".join(str(x).ljust(w) for x, w in zip(line, widths, strict=True)).rstrip() for line in (head, *body))
+    return "\n".join(
+        "  ".join(str(x).ljust(w) for x, w in zip(line, widths, strict=True)).rstrip() for line in (head, *body)
+    )
 
 
 if __name__ == "__main__":

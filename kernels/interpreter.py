@@ -19,7 +19,7 @@ def interpreting() -> bool:
 
 @functools.cache
 def mend_interpreter() -> None:
-    """Loops over run-time bounds, which fail with NumPy 2.4; bfloat16 casts, which cut; bfloat16 dots, of the raw bits."""
+    """Loops over run-time bounds, which NumPy 2.4 stops; bfloat16 casts, which cut; bfloat16 dots, of the raw bits."""
     from triton import language as tl
     from triton.runtime import interpreter
 

@@ -137,7 +137,7 @@ def _processor() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m launch.bench_data", description="Measures the reading path.")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of every contestant")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every contestant")
     parser.add_argument("--seconds", type=float, default=1.5, help="of a turn")
     parser.add_argument("--out", type=Path, default=Path("results/data/bench.json"))
     parser.add_argument("--quick", action="store_true", help="one short turn on small shards: whether it runs at all")

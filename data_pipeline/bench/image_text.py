@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from data_pipeline.bench.figures import Demand, Result, lower, rates, ratios
-from data_pipeline.bench.rounds import Pipeline, cores, on_core, take_turns
+from data_pipeline.bench.rounds import Pipeline, cores, on_cores, take_turns
 from data_pipeline.image_text import ImageTextSource, Tokenize
 from data_pipeline.loader import DataPosition, Loader, LoaderSettings
 from data_pipeline.shard_set import ShardOptions, open_shards
@@ -28,7 +28,7 @@ Transform = Callable[[Image], Tensor]
 
 def measure(folder: Path, *, tokenize: Tokenize, transform: Transform, rounds: int, seconds: float) -> Result:
     """L1. transform: open_clip's for training, a PIL image -> (3, 224, 224) float32."""
-    with on_core(cores()[0]):
+    with on_cores(cores()[0]):
         turns = take_turns(
             {"ours": ours(image_source(folder, tokenize), workers=1), "usual": usual(folder, tokenize, transform)},
             rounds=rounds,

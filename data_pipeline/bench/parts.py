@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_pipeline.bench.figures import Demand, Figure, Result
 from data_pipeline.bench.image_text import SIDE, Transform
-from data_pipeline.bench.rounds import cores, on_core
+from data_pipeline.bench.rounds import cores, on_cores
 from data_pipeline.decode import decode_image
 from data_pipeline.image_text import ImageTextSource
 from data_pipeline.index import scan_file
@@ -26,7 +26,7 @@ Step = Callable[[int], Any]  # of the image with this number
 
 def measure(source: ImageTextSource, *, transform: Transform, images: int, rounds: int) -> Result:
     """Microseconds of computing an image for every step of ours, and for Pillow's."""
-    with on_core(cores()[0]):
+    with on_cores(cores()[0]):
         steps = _steps(source, transform, images)
         spent: dict[str, list[float]] = {name: [] for name in steps}
         for number in range(rounds + 1):
@@ -41,7 +41,7 @@ def measure_index(folder: Path, *, rounds: int) -> Result:
     """How fast a shard is indexed: headers parsed, members summed up."""
     paths = sorted(folder.glob("*.tar"))
     size, speeds, rates = sum(path.stat().st_size for path in paths), [], []
-    with on_core(cores()[0]):
+    with on_cores(cores()[0]):
         for _ in range(rounds):
             began = time.process_time()
             samples = sum(len(scan_file(path).members) for path in paths)

@@ -10,7 +10,7 @@ import numpy as np
 import webdataset as wds
 
 from data_pipeline.bench.figures import Demand, Figure, Result, lower, rates, ratios
-from data_pipeline.bench.rounds import Pipeline, cores, on_core, take_turns
+from data_pipeline.bench.rounds import Pipeline, cores, on_cores, take_turns
 from data_pipeline.decode import DecodeCounts
 from data_pipeline.loader import DataPosition, Loader, LoaderSettings
 from data_pipeline.order import Extents, cut_extents
@@ -56,7 +56,7 @@ class BytesSource:
 def measure(folder: Path, *, rounds: int, seconds: float) -> Result:
     """L2."""
     source = BytesSource(open_shards(str(folder), ShardOptions(memory=0)))
-    with on_core(cores()[0]):
+    with on_cores(cores()[0]):
         turns = take_turns(
             {"loader": loaded(source), "reader": read(source), "usual": usual(folder)},
             rounds=rounds,

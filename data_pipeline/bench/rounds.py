@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -19,7 +21,7 @@ class Turn:
 
     samples: int
     wall: float  # seconds
-    cpu: float  # seconds of all threads of this process
+    cpu: float  # seconds of all threads and worker processes
 
     @property
     def rate(self) -> float:
@@ -54,17 +56,29 @@ def take_turn(pipeline: Pipeline, *, seconds: float, warm: int = 0) -> Turn:
         seen = 0
         while seen < warm:
             seen += next(batches)
-        wall, cpu, samples = time.perf_counter(), time.process_time(), 0
+        wall, cpu, samples = time.perf_counter(), _cpu_seconds(), 0
         while time.perf_counter() - wall < seconds:
             samples += next(batches)
-        return Turn(samples, time.perf_counter() - wall, time.process_time() - cpu)
+        return Turn(samples, time.perf_counter() - wall, _cpu_seconds() - cpu)
+
+
+def _cpu_seconds() -> float:
+    """Of all threads of this process, and of the worker processes that it has now."""
+    children = [child.pid for child in multiprocessing.active_children()]
+    return time.process_time() + sum(_process_seconds(pid) for pid in children if pid is not None)
+
+
+def _process_seconds(pid: int) -> float:
+    """User and system time that Linux keeps, to some 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """This thread, and those that it starts, on one core; torch computes in the thread that asks."""
+def on_cores(*cores: int) -> Iterator[None]:
+    """This thread, and those that it starts, on these cores; torch computes in the thread that asks."""
     before, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     torch.set_num_threads(1)
     try:
         yield

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import closing
 from functools import lru_cache
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data_pipeline.bench.figures import Figure, Result, ratios
+from data_pipeline.bench.figures import Figure, Result, rates, ratios
 from data_pipeline.bench.image_text import BATCH, LANES, ours
-from data_pipeline.bench.rounds import Pipeline, cores, take_turns
+from data_pipeline.bench.rounds import Pipeline, cores, on_cores, take_turns
 from data_pipeline.image_text import ImageTextSource
 from data_pipeline.order import EpochOrder
 
@@ -21,27 +20,22 @@ def measure(source: ImageTextSource, *, rounds: int, seconds: float) -> Result:
     """As many threads, or processes, as there are cores; the trainer's own thread only takes the batches."""
     workers = len(cores())
     pipelines = {"threads": ours(source, workers=workers), "processes": processes(source, workers=workers)}
-    turns = take_turns(pipelines, rounds=rounds, seconds=seconds, warm=4 * BATCH)
-    named = {name: f"{workers} {name} on {workers} cores, 500 x 375 -> 224" for name in turns}
-    figures = [Figure(named[name], "img/s", tuple(turn.rate for turn in turns[name])) for name in turns]
-    return Result([*figures, ratios("threads over processes", turns["threads"], turns["processes"])[0]], [])
+    with on_cores(*cores()):
+        turns = take_turns(pipelines, rounds=rounds, seconds=seconds, warm=4 * BATCH)
+    figures: list[Figure] = []
+    for name in pipelines:
+        figures += rates(f"{workers} {name} on {workers} cores, 500 x 375 -> 224", turns[name], "img")
+    return Result([*figures, *ratios("threads over processes", turns["threads"], turns["processes"])], [])
 
 
 def processes(source: ImageTextSource, *, workers: int) -> Pipeline:
     """torch's DataLoader, whole batches made in a worker and passed through shared memory."""
 
     def pipeline() -> Generator[int, None, None]:
-        # A new iterator for every turn: its processes end with it.
-        batches = iter(DataLoader(_Batches(source), batch_size=None, num_workers=workers))
-        with closing(_sizes(batches)) as sizes:
-            yield from sizes
+        for images, _ in DataLoader(_Batches(source), batch_size=None, num_workers=workers):
+            yield len(images)
 
     return pipeline
-
-
-def _sizes(batches: object) -> Generator[int, None, None]:
-    for images, _ in batches:  # type: ignore[attr-defined]
-        yield len(images)
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):

@@ -24,7 +24,7 @@ _KINDS = {
     "image-folder": "SRC/CLASS/NAME.jpg: images with number and name of their class, and classnames.txt",
     "nights": "NIGHTS: data.csv and the folders that it names",
     "bapps": "BAPPS' folder 2afc: SPLIT/SUBSET/{ref,p0,p1,judge}",
-    "things": "THINGS' odd-one-out triplets: text files of image numbers, and the images",
+    "things": "THINGS' odd-one-out triplets: text files of image numbers, and the images in that order",
     "toy": "the toy world, made in SRC unless it is there, copied and indexed",
 }
 
@@ -117,7 +117,8 @@ def describe(kind: str, destination: str, result: Mapping[str, Any]) -> str:
     size = f"{result['bytes'] / 1e6:,.1f} MB"
     if "files" in result:
         return f"{kind}: {result['files']:,} files ({size}) in {destination}"
-    lines = [f"{kind}: {result['samples']:,} samples in {len(result['shards']):,} shards ({size}) in {destination}"]
+    shards = f"{len(result['shards']):,} shard{'' if len(result['shards']) == 1 else 's'}"
+    lines = [f"{kind}: {result['samples']:,} samples in {shards} ({size}) in {destination}"]
     lines += [
         f"  rejected {found['items']:,}: {reason}, e.g. {', '.join(ascii(path)[1:-1] for path in found['examples'])}"
         for reason, found in result["rejected"].items()

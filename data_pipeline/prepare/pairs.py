@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from data_pipeline.prepare.images import ImageRules, check_image
 from data_pipeline.prepare.outcome import Kept
 
+SOURCE = "source_path"  # field of the json: shard and key, or path, that a sample was made from
+
 
 def make_pair(image: bytes, caption: str, metadata: Mapping[str, object], source: str, rules: ImageRules) -> Kept:
     """source: where it came from, which the json keeps. Raises RejectError for an image that cannot be used."""
     checked = check_image(image, rules)
-    fields = {"source": source, **metadata}
+    fields = {SOURCE: source} | dict(metadata) | {SOURCE: source}
     if checked.size is not None:
         fields |= dict(zip(("width", "height"), checked.size, strict=True))
     return Kept({checked.extension: checked.data, "txt": caption.encode()}, fields)

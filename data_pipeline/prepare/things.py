@@ -2,6 +2,10 @@
 
 The most similar pair gives the reference and one side, the odd one the other side. Which of the pair is the reference,
 and which side the odd one takes, is drawn by the number of the row, so that left and right are balanced.
+
+Numbers are taken for places in the order of paths. Nothing in the files says so: a published analysis sorts the
+numbers of trainset.txt and validationset.txt anew (sortind.mat) before it compares them with the concepts. Where the
+order is another one, --image-list names it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ from SHORTEST to the longest vector there is; 0 stands for a vector that counts 
 64-bit offset; offsets within it fit 32 bits.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+# (what a kernel's arguments are, Triton sees at the launch)
+
 from __future__ import annotations
 
 import triton
@@ -99,9 +102,7 @@ def cosine_forward(
     inside = (rows < n_left)[:, None] & (columns < m_left)[None, :]
     tl.store(out + rows[:, None] * m + columns[None, :], offset + sign * cosines, mask=inside)
     if tile_m == 0:
-        tl.store(
-            inverse_queries + batch * n + first_n + rows, inverse_q * scale_q * (1.0 / _SHIFT), mask=rows < n_left
-        )
+        tl.store(inverse_queries + batch * n + first_n + rows, inverse_q * scale_q * (1.0 / _SHIFT), mask=rows < n_left)
     if tile_n == 0:
         tl.store(
             inverse_references + batch * m + first_m + columns, inverse_r * scale_r * (1.0 / _SHIFT),
@@ -109,7 +110,10 @@ def cosine_forward(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["n", "m", "chunk", "result_part"])
+@triton.jit(
+    do_not_specialize=["n", "m", "chunk", "result_part", "gradient_batch", "value_batch"],
+    do_not_specialize_on_alignment=["gradient_row", "gradient_column", "value_row", "value_column"],
+)
 def cosine_backward(
     gradients, values, own, other, inverse_own, inverse_other, result, n, m, features, chunk, offset, sign,
     gradient_batch, gradient_row, gradient_column, value_batch, value_row, value_column,

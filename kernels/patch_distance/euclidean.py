@@ -1,5 +1,8 @@
 """Triton kernels of the euclidean metric: sums of squared differences, so that near neighbours keep their distances."""
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+# (what a kernel's arguments are, Triton sees at the launch)
+
 from __future__ import annotations
 
 import triton
@@ -14,7 +17,9 @@ _UP = tl.constexpr(2.0**80)
 _SMALLEST = tl.constexpr(2.0**-126)  # fp32's smallest normal number: below it 1 / distance may be infinite
 
 # One specialisation for all sizes and strides: these kernels are bound by arithmetic, not by the width of their loads.
-_STRIDES = [f"{tensor}_{axis}" for tensor in ("query", "reference", "own", "other") for axis in ("batch", "row", "feature")]
+_STRIDES = [
+    f"{tensor}_{axis}" for tensor in ("query", "reference", "own", "other") for axis in ("batch", "row", "feature")
+]
 _FORWARD_INTEGERS = ["n", "m", "features", *_STRIDES[:6]]
 _BACKWARD_INTEGERS = [
     *("n", "m", "features", "chunk", "result_part"),
@@ -28,7 +33,7 @@ def _sum_of_squares(
     queries, references, n, m, features, query_row, query_feature, reference_row, reference_feature, down, up,
     SCALED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """(BLOCK_N, BLOCK_M) of sum ((x - y) · down · up)²; the sum over features is left to the end: no shuffles before."""
+    """(BLOCK_N, BLOCK_M) of sum ((x - y) · down · up)²; threads exchange their parts only at the end."""
     rows, columns = tl.arange(0, BLOCK_N)[:, None, None], tl.arange(0, BLOCK_M)[None, :, None]
     squares = tl.zeros((BLOCK_N, BLOCK_M, BLOCK_D), tl.float32)
     for start in range(0, features, BLOCK_D):
@@ -40,10 +45,9 @@ def _sum_of_squares(
         r = tl.load(
             references + columns * reference_row + column * reference_feature, mask=(columns < m) & inside, other=0.0
         ).to(tl.float32)  # fmt: skip
+        difference = q - r
         if SCALED:
             difference = (q * down[:, :, None] - r * down[:, :, None]) * up[:, :, None]
-        else:
-            difference = q - r
         squares += difference * difference
     return tl.sum(squares, 2)
 

@@ -21,7 +21,10 @@ _CHUNK = 256  # rows of the smallest split; a multiple of every BLOCK_M
 
 
 def forward(queries: Tensor, references: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, N, D), (B, M, D), none empty, to values (B, N, M); for the cosines 2^20 / length, (B, N) and (B, M); all fp32."""
+    """(B, N, D) and (B, M, D), not empty, to values (B, N, M), and for the cosines 2^20 / length, (B, N) and (B, M).
+
+    All are float32.
+    """
     b, n, features = queries.shape
     m = references.shape[1]
     values = queries.new_empty(b, n, m, dtype=torch.float32)
@@ -57,14 +60,13 @@ def gradient(
     chunk = _chunk(m, programs)
     parts = triton.cdiv(m, chunk)
     result = own.new_empty(parts, b, n, features, dtype=torch.float32 if parts > 1 else own.dtype)
-    strides = (*gradients.stride(), *values.stride(), *own.stride(), *other.stride(), result.stride(0))
+    tensors = (gradients, values, own, other)
+    strides = (*(s for x in tensors for s in x.stride()), result.stride(0))
     if metric == "euclidean":
-        tensors = (gradients, values, own, other, result)
-        euclidean_backward[programs, parts](*tensors, n, m, features, chunk, *strides, **options)
+        euclidean_backward[programs, parts](*tensors, result, n, m, features, chunk, *strides, **options)
     else:
-        tensors = (gradients, values, own, other, inverse_own, inverse_other, result)
         sizes = (n, m, features, chunk, *_AFFINE[metric])
-        cosine_backward[programs, parts](*tensors, *sizes, *strides, **options)
+        cosine_backward[programs, parts](*tensors, inverse_own, inverse_other, result, *sizes, *strides, **options)
     return result[0] if parts == 1 else result.sum(0).to(own.dtype)
 
 
@@ -80,17 +82,19 @@ def _chunk(m: int, programs: int) -> int:
 def _options(direction: str, metric: str, dtype: torch.dtype) -> dict[str, Any]:
     """Block sizes, warps and stages of a launch: what the ahead-of-time gate passes without spills.
 
-    fp32 products are IEEE fp32, as torch's are: split into three tf32 products, they would be added up with truncation
-    in the tensor cores (Ootomo and Yokota, arXiv 2203.03341). Half precision numbers fit into tf32 as they are.
+    float32 products are IEEE, as torch's are: split in three for the tensor cores, their sums would be truncated there
+    (Ootomo and Yokota, arXiv 2203.03341). That is far below what the gradients of half precision vectors are rounded
+    to, so those are split; one tf32 product would cut the gradients to 10 bits.
     """
     options: dict[str, Any] = {"num_warps": 8, "num_stages": 3}
     if metric == "euclidean":
         n, m, d = (32, 32, 8) if direction == "forward" else (16, 16, 32)
+    elif direction == "backward":
+        n, m, d = 64, 16, 64
+        options["PRECISION"] = "ieee" if dtype == torch.float32 else "tf32x3"
     else:
-        exact = dtype == torch.float32
-        options["PRECISION"] = "ieee" if exact else "tf32"
-        step = 16 if exact else 32  # of the inner loop; an IEEE product keeps a whole step of operands in registers
-        n, m, d = (64, 64, step) if direction == "forward" else (64, step, 64)
+        n, m, d = 64, 64, 16 if dtype == torch.float32 else 32
+        options["PRECISION"] = "ieee"  # products of half precision vectors are exact in the tensor cores as they are
     return options | {"BLOCK_N": n, "BLOCK_M": m, "BLOCK_D": d}
 
 
@@ -98,7 +102,11 @@ def launches() -> list[Launch]:
     """What occurs: features contiguous in rows of 16n, features contiguous, patches contiguous (maps of features)."""
     cosine = [("cosine", *rest) for rest in product(("forward", "queries", "references"), ("aligned", "rows", "maps"))]
     euclidean = [("euclidean", "forward", "any"), ("euclidean", "queries", "any")]
-    return [_launch(direction, metric, dtype, layout) for metric, direction, layout in cosine + euclidean for dtype in _TYPES]
+    return [
+        _launch(direction, metric, dtype, layout)
+        for metric, direction, layout in cosine + euclidean
+        for dtype in _TYPES
+    ]
 
 
 def _launch(direction: str, metric: str, dtype: torch.dtype, layout: str) -> Launch:
@@ -109,7 +117,7 @@ def _launch(direction: str, metric: str, dtype: torch.dtype, layout: str) -> Lau
     names = kernel.arg_names
     ones = _ones(direction, layout) if metric == "cosine" else []
     constants = options | {name: 1 for name in ones if name in names}
-    pointer = {name: f"*{_TYPES[dtype]}" for name in ("queries", "references", "own", "other", "result")}
+    pointer = dict.fromkeys(("queries", "references", "own", "other", "result"), f"*{_TYPES[dtype]}")
     return Launch(
         name=f"{metric}-{direction}-{_TYPES[dtype]}-{layout}",
         kernel=kernel,
@@ -124,7 +132,9 @@ def _launch(direction: str, metric: str, dtype: torch.dtype, layout: str) -> Lau
 def _ones(direction: str, layout: str) -> list[str]:
     """Strides that are 1, which Triton compiles in."""
     contiguous = "column" if direction == "queries" else "row"
-    vectors = [f"{tensor}_{'row' if layout == 'maps' else 'feature'}" for tensor in ("query", "reference", "own", "other")]
+    vectors = [
+        f"{tensor}_{'row' if layout == 'maps' else 'feature'}" for tensor in ("query", "reference", "own", "other")
+    ]
     return [*vectors, f"gradient_{contiguous}", f"value_{contiguous}"]
 
 

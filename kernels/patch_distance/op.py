@@ -11,6 +11,7 @@ from kernels.backend import Backend, choose_backend
 from kernels.patch_distance import reference
 from kernels.patch_distance.reference import Metric
 
+_METRICS = get_args(Metric)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -18,7 +19,8 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def _forward(queries: Tensor, references: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
     from kernels.patch_distance import kernel  # not above: Triton is not installed everywhere
 
-    return kernel.forward(queries, references, metric)
+    with torch.cuda.device_of(queries):
+        return kernel.forward(queries, references, metric)
 
 
 @_forward.register_fake
@@ -42,7 +44,8 @@ def _gradient(
 ) -> Tensor:
     from kernels.patch_distance import kernel  # not above: Triton is not installed everywhere
 
-    return kernel.gradient(gradients, values, own, other, inverse_own, inverse_other, metric)
+    with torch.cuda.device_of(own):
+        return kernel.gradient(gradients, values, own, other, inverse_own, inverse_other, metric)
 
 
 @_gradient.register_fake
@@ -99,7 +102,7 @@ def patch_distance(
     if references.dim() == 2:  # shared references: all patches of the batch are queries of one problem
         queries, references = queries.reshape(1, -1, queries.shape[-1]), references[None]
     if chosen == "reference" or not queries.numel() or not references.numel():
-        return reference.patch_distance(queries, references, metric).view(shape)
+        return reference.patch_distance(queries, references, metric).reshape(shape)
     return _forward(queries, references, metric)[0].view(shape)
 
 
@@ -108,8 +111,8 @@ def _obstacle(queries: Tensor) -> str | None:
 
 
 def _check(queries: Tensor, references: Tensor, metric: str) -> None:
-    if metric not in get_args(Metric):
-        raise ValueError(f"metric is {metric!r}; it must be one of {', '.join(get_args(Metric))}")
+    if metric not in _METRICS:
+        raise ValueError(f"metric is {metric!r}; it must be one of {', '.join(_METRICS)}")
     got = f"queries {tuple(queries.shape)} and references {tuple(references.shape)}"
     if queries.dim() != 3 or references.dim() not in (2, 3):
         raise ValueError(f"{got}: queries must be (B, N, D), references (B, M, D) or (M, D)")

@@ -40,7 +40,7 @@ def _euclidean(queries: Tensor, references: Tensor) -> Tensor:
 
 def _largest(vectors: Tensor) -> Tensor:
     """(B, N, D) to (B, N, 1): the largest magnitude of each vector, a constant to autograd."""
-    return torch.linalg.vector_norm(vectors.detach(), math.inf, dim=-1, keepdim=True)
+    return vectors.detach().abs().amax(-1, keepdim=True)
 
 
 def _scale(largest: Tensor) -> Tensor:

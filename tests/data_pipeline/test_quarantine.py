@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -126,14 +128,21 @@ def test_a_ledger_that_was_edited_is_named(tmp_path: Path, line: bytes) -> None:
         make(ledger)
 
 
-def test_many_threads_at_once(tmp_path: Path) -> None:
+def test_many_threads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two decoders that find bad samples at the same time would lose a line, write two, or miscount."""
     quarantine = make(tmp_path / "rank.jsonl", samples=10_000, per_shard=10_000)
+    together, enter = threading.Barrier(8), quarantine._enter
+    monkeypatch.setattr(quarantine, "_enter", lambda *row: (time.sleep(0.001), enter(*row)))  # widens every race
+
+    def find(_: int) -> None:
+        for sample in range(40):
+            together.wait(10)
+            quarantine.add(0, sample, origin(sample), "is bad")
+
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: quarantine.add(0, n % 200, origin(n % 200), "is bad"), range(1600)))
-    rows = read_ledger(tmp_path / "rank.jsonl")
-    assert sorted(row["sample"] for row in rows) == list(range(200))
-    assert len(quarantine) == 200
+        list(pool.map(find, range(8)))
+    assert [row["sample"] for row in read_ledger(tmp_path / "rank.jsonl")] == list(range(40))
+    assert len(quarantine) == 40
 
 
 def test_a_ledger_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

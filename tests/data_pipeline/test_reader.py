@@ -6,6 +6,7 @@ import json
 import random
 import tarfile
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -171,8 +172,12 @@ def test_every_piece_is_in_one_span_and_gaps_are_short(pieces: list[Piece], gap:
         for piece in span:
             assert piece.offset <= end + gap
             end = max(end, piece.offset + piece.size)
+    assert_apart(found, gap)
+
+
+def assert_apart(found: list[Sequence[Piece]], gap: int) -> None:
     for one, two in pairwise(found):
-        assert two[0].offset > max(p.offset + p.size for p in one) + gap
+        assert two[0].offset > max(piece.offset + piece.size for piece in one) + gap
 
 
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 600)), max_size=30), st.integers(0, 300))
@@ -182,6 +187,7 @@ def test_members_that_overlap_are_read_all_the_same(places: list[tuple[int, int]
     pieces = sorted(Piece(offset, size, 0, i, "jpg") for i, (offset, size) in enumerate(places))
     found = list(spans(pieces, gap))
     assert [piece for span in found for piece in span] == pieces
+    assert_apart(found, gap)
     wanted = np.zeros(4000, bool)
     for piece in pieces:
         wanted[piece.offset : piece.offset + piece.size] = True

@@ -23,6 +23,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
+from data_pipeline import s3
 from data_pipeline.errors import InputError
 from data_pipeline.index import index_shard
 from data_pipeline.s3 import S3Settings, S3Store
@@ -36,7 +37,8 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "canary+secret/key",
     "AWS_SESSION_TOKEN": "canary-session-token",
 }
-SETTINGS = S3Settings(connect_timeout=2, read_timeout=0.3, min_rate=0)
+SETTINGS = S3Settings(connect_timeout=5, read_timeout=5, min_rate=0)  # a busy machine is no fault
+IMPATIENT = S3Settings(connect_timeout=5, read_timeout=0.3, min_rate=0)  # for connections that stall
 SHARD = tar_bytes((f"{i:03}.txt", random.Random(i).randbytes(400)) for i in range(250))  # 256 KB
 OBJECT = "s3://bucket/data/a.tar"
 
@@ -73,7 +75,8 @@ def start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     with ExitStack() as stack:
         upstream = stack.enter_context(in_thread(S3Server(folder.parents[1], page=2).answer))
 
-        def begin(*rules: Rule, settings: S3Settings = SETTINGS, **options: Any) -> tuple[S3Store, FaultProxy]:
+        def begin(*rules: Rule, settings: S3Settings | None = None, **options: Any) -> tuple[S3Store, FaultProxy]:
+            settings = settings or (IMPATIENT if any(rule["action"] == "stall" for rule in rules) else SETTINGS)
             proxy = FaultProxy(upstream, load_rules(json.dumps(rules)))
             monkeypatch.setenv("AWS_ENDPOINT_URL", stack.enter_context(in_thread(proxy.answer)))
             return S3Store("s3://bucket/data", settings, **{"sleep": lambda seconds: None, **options}), proxy
@@ -149,7 +152,7 @@ def test_a_cut_body_goes_on_where_it_was_cut(start: Start) -> None:
 def test_a_drip_is_waited_for_or_cut(start: Start) -> None:
     """One bad connection would hold a batch, and with it every rank, for hours."""
     drip = {"action": "rate", "value": 10_000, "method": "GET", "nth": 1}
-    store, proxy = start(drip)
+    store, proxy = start(drip, settings=IMPATIENT)
     assert store.read("a.tar", 0, 5_000) == SHARD[:5_000]
     assert (store.counters.retries, len(proxy.fired)) == (0, 1)
     store, proxy = start(drip, settings=S3Settings(read_timeout=0.3, min_rate=100_000))
@@ -410,3 +413,65 @@ def test_the_server_stays_in_its_folder(folder: Path, path: str) -> None:
     (folder.parents[1] / "secret").write_text("canary")
     with in_thread(S3Server(folder.parents[1]).answer) as url, pytest.raises(OSError, match="HTTP Error 400"):
         urlopen(Request(url + path))  # urlopen sends the path as it is
+
+
+def test_what_is_there(start: Start, folder: Path) -> None:
+    """An index would be looked for in vain, or one of other shards would be found."""
+    for name in ("a.tar.index", "manifest.json", "manifest.json.bak", "sub/x.tar", "../data2/manifest.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    store, proxy = start(PASSING["503"])
+    assert store.list_names() == LocalStore(folder).list_names()
+    assert store.list_names().keys() == {"a.tar", "a.tar.index", "manifest.json", "manifest.json.bak"}
+    assert (store.find("manifest.json"), store.find("a.tar")) == (13, len(SHARD))
+    assert (store.find("manifest"), store.find("sub"), store.find("x.tar")) == (None, None, None)
+    assert LocalStore(folder).find("sub") is None
+    assert store.etag("a.tar") == store._objects["a.tar"].etag.strip('"') != ""
+    assert store.modified("a.tar") is None
+    assert proxy.fired
+
+
+PASSING_PUT: dict[str, Rule] = {
+    "503": {"action": "status", "value": 503, "nth": 1},
+    "reset": {"action": "reset", "value": -1, "nth": 1},
+    "closed before the head": {"action": "cut", "value": -1, "nth": 1},
+    "stall": {"action": "stall", "value": -1, "nth": 1},
+    "often": {"action": "status", "value": 500, "probability": 0.6},
+}
+
+
+@pytest.mark.parametrize("rule", PASSING_PUT.values(), ids=PASSING_PUT)
+@pytest.mark.parametrize("kind", ["bytes", "file"])
+def test_a_passing_fault_stores_what_was_sent(start: Start, folder: Path, rule: Rule, kind: str) -> None:
+    """A shard would be cut or missing in the bucket, and its maker would think that it is there."""
+    store, proxy = start({"method": "PUT", **rule})
+    source = folder.parents[1] / "source"
+    source.write_bytes(SHARD)
+    store.write("new.tar", SHARD if kind == "bytes" else source)
+    assert (folder / "new.tar").read_bytes() == SHARD
+    assert store.counters.retries == store.retries == len(proxy.fired) > 0
+    assert (store.size("new.tar"), store.read("new.tar", 100, 50)) == (len(SHARD), SHARD[100:150])
+    store.write("new.tar", b"shorter")
+    assert (store.size("new.tar"), store.read("new.tar", 0, 50)) == (7, b"shorter")
+    store.remove("new.tar")
+    store.remove("new.tar")
+    assert store.find("new.tar") is None
+
+
+def test_what_cannot_be_stored_is_one_line(start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A night of uploads would end in a stack of botocore, or go on for ever."""
+    store, proxy = start({"method": "PUT", "action": "status", "value": 403})
+    with pytest.raises(InputError, match=rf"{OBJECT}: status 403 .*s3:PutObject to write") as caught:
+        store.write("a.tar", b"x")
+    assert not [secret for secret in SECRETS.values() if secret in str(caught.value)]
+    assert len(proxy.fired) == 1
+    store, _ = start()
+    monkeypatch.setattr(s3, "MAX_OBJECT", 10)
+    with pytest.raises(InputError, match=rf"{OBJECT}: 11 bytes, one request stores 10 at most; write smaller shards"):
+        store.write("a.tar", bytes(11))
+    for name in ("", "..", "x/y", "a\nb"):
+        with pytest.raises(InputError, match="is no name of a shard"):
+            store.write(name, b"")
+        with pytest.raises(InputError, match="is no name of a shard"):
+            store.remove(name)
+    assert (folder / "a.tar").read_bytes() == SHARD

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import count
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -78,7 +79,7 @@ class FaultProxy:
 
     def set_rules(self, rules: Sequence[Rule]) -> None:
         """From the next request on, in place of those before; their matches are counted from 1."""
-        self.rules = [(rule, Counter[str]()) for rule in rules]
+        self._rules = [(rule, count(1)) for rule in rules]
 
     async def answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
         self.requests.append(request)
@@ -92,11 +93,10 @@ class FaultProxy:
             await self._forward(request, writer, action, float(value))
 
     async def _draw(self, request: Request) -> Rule | None:
-        for number, (rule, matches) in enumerate(self.rules):
+        for number, (rule, matches) in enumerate(self._rules):
             if not rule.matches(request):
                 continue
-            matches["so far"] += 1
-            hit = matches["so far"]
+            hit = next(matches)
             drawn = random.Random(f"{self.seed} {number} {hit}").random()  # the same whatever other rules do
             if rule.nth not in (None, hit) or drawn >= rule.probability:
                 continue

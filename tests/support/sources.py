@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from itertools import islice
+from multiprocessing.connection import Connection
 
 import numpy as np
 
 from data_pipeline.decode import DecodeCounts
+from data_pipeline.loader import DataPosition, Loader, LoaderSettings
 from data_pipeline.order import Extents, cut_extents
 from data_pipeline.reader import Members, Origin, ReadCounters, RowReader, SampleError
-from data_pipeline.shard_set import ShardSet
+from data_pipeline.shard_set import ShardOptions, ShardSet, open_shards
 
 Numbers = list[tuple[int, int]]  # a batch: (epoch, sample)
 Bytes = list[tuple[int, Members]]  # a batch: (sample, what its shard holds of it)
@@ -119,3 +122,16 @@ class BytesSource:
             if extension not in rows[0]:
                 raise SampleError(f"lacks a .{extension}")
         batch[slot] = (sample, rows[0])
+
+
+def bytes_loader(root: str) -> Loader[Bytes]:
+    """The jpg and txt of the shards of a folder or `s3://bucket/prefix`, streamed, in batches of 16."""
+    source = BytesSource(open_shards(root, ShardOptions(memory=0)), ("jpg", "txt"))
+    return Loader(source, batch_size=16, lanes=8, seed=2, settings=LoaderSettings(connections=2, prefetch=0))
+
+
+def read_in_child(pipe: Connection, root: str, batches: int) -> None:
+    """What a process of its own reads there first; this module imports no torch, so that it starts soon."""
+    found = bytes_loader(root).iterate(DataPosition())
+    pipe.send([batch for _, batch in islice(found, batches)])
+    found.close()

@@ -89,11 +89,18 @@ def test_help_is_fast() -> None:
         (["data", "--part", "4/3"], r"part '4/3' is not .*"),
         (["data", "--part", "1"], r"part '1' is not .*"),
         (["data", "--check"], r"data/manifest\.json: not there; run python -m data_pipeline\.index data"),
-        (["data", "--check", "--out", "."], r"manifest\.json: not there; run python -m data_pipeline\.index data --out \."),
+        (
+            ["data", "--check", "--out", "."],
+            r"manifest\.json: not there; run python -m data_pipeline\.index data --out \.",
+        ),
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
     """A mistyped path would give a traceback, or write an index where nobody looks for it."""
     monkeypatch.chdir(tmp_path)
@@ -229,7 +236,9 @@ def test_a_manifest_of_something_else_is_left_alone(tmp_path: Path, content: byt
     """A file of the user's would be overwritten."""
     root = write_data_set(tmp_path / "data", shards=1)
     (root / MANIFEST).write_bytes(content)
-    with pytest.raises(InputError, match=r"manifest\.json: is no manifest of an index and would be overwritten; move it"):
+    with pytest.raises(
+        InputError, match=r"manifest\.json: is no manifest of an index and would be overwritten; move it"
+    ):
         build_index(root, workers=1)
     assert contents(root) == {MANIFEST: content}
     build_index(root, tmp_path / "out", workers=1)

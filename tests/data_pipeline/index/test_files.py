@@ -47,7 +47,8 @@ def changed_manifest(change: Change) -> bytes:
     body = ",\n".join(json.dumps(shard) for shard in found["shards"]) + "\n]}\n"
     samples = sum(shard["samples"] for shard in found["shards"] if type(shard.get("samples")) is int)
     digest = hashlib.sha256(body.encode()).hexdigest()
-    return f'{{"format": "pineco index", "version": 1, "samples": {samples}, "sha256": "{digest}", "shards": [\n{body}'.encode()
+    facts = f'"format": "pineco index", "version": 1, "samples": {samples}, "sha256": "{digest}"'
+    return f'{{{facts}, "shards": [\n{body}'.encode()
 
 
 def test_what_goes_in_comes_out() -> None:
@@ -59,7 +60,9 @@ def test_what_goes_in_comes_out() -> None:
     manifest = decode_manifest(MANIFEST, "here")
     assert manifest.shards == (ENTRY, replace(ENTRY, name="b.tar"))
     assert (manifest.samples, manifest.shard_bytes) == (16, 2 * len(SHARD))
-    assert decode_sidecar(changed_sidecar(lambda header: None), "here")[0].samples == 8, "the other tests refuse nothing"
+    assert decode_sidecar(changed_sidecar(lambda header: None), "here")[0].samples == 8, (
+        "the other tests refuse nothing"
+    )
     assert decode_manifest(changed_manifest(lambda shard: None), "here") == manifest
 
 
@@ -183,7 +186,9 @@ def test_rows_outside_of_the_shard_are_refused(offset: int, size: int) -> None:
     with pytest.raises(InputError, match="a member outside of the shard"):
         decode_sidecar(data, "file")
     manifest = decode_manifest(changed_manifest(lambda shard: shard.update(groups=[page])), "file")
-    index = Index(Manifest((replace(manifest.shards[1], rows_at=header),)), {"b.tar": SIDECAR[:header] + members.tobytes()})
+    index = Index(
+        Manifest((replace(manifest.shards[1], rows_at=header),)), {"b.tar": SIDECAR[:header] + members.tobytes()}
+    )
     with pytest.raises(InputError, match="a member outside of the shard"):
         index.page(0)
     page["crc32"] = crc32(fits.tobytes())

@@ -101,7 +101,9 @@ def test_every_cut_after_indexing_is_refused(tmp_path: Path) -> None:
     cuts = {*range(0, len(data), 512), *random.Random(2).sample(range(len(data)), 1000)}
     for cut in sorted(cuts, reverse=True):
         os.truncate(tmp_path / "a.tar", cut)
-        with pytest.raises(InputError, match=rf"a\.tar has {cut} bytes, {len(data)} were indexed; restore it, or run py"):
+        with pytest.raises(
+            InputError, match=rf"a\.tar has {cut} bytes, {len(data)} were indexed; restore it, or run py"
+        ):
             reopen(tmp_path)
 
 
@@ -110,11 +112,15 @@ def test_shards_that_come_and_go_are_refused(tmp_path: Path) -> None:
     root = write_data_set(tmp_path)
     build_index(root, workers=1)
     late = write_shard(root / "late.tar", pairs(1))
-    with pytest.raises(InputError, match=r"late\.tar is not in the index \(1 such\); run python -m data_pipeline\.index"):
+    with pytest.raises(
+        InputError, match=r"late\.tar is not in the index \(1 such\); run python -m data_pipeline\.index"
+    ):
         reopen(root)
     late.unlink()
     (root / "00001.tar").rename(tmp_path / "gone")
-    with pytest.raises(InputError, match=r"00001\.tar was indexed and is gone \(1 such\); restore it, or run python -m"):
+    with pytest.raises(
+        InputError, match=r"00001\.tar was indexed and is gone \(1 such\); restore it, or run python -m"
+    ):
         reopen(root)
 
 
@@ -146,7 +152,9 @@ def test_an_index_in_another_folder(tmp_path: Path) -> None:
     index = open_index(LocalStore(root), str(out))
     assert [page.shard for page, _ in index.pages(np.arange(60))] == [0, 1, 2]
     (out / MANIFEST).unlink()
-    with pytest.raises(InputError, match=rf"manifest\.json: not there; run python -m data_pipeline\.index {root} --out {out}"):
+    with pytest.raises(
+        InputError, match=rf"manifest\.json: not there; run python -m data_pipeline\.index {root} --out {out}"
+    ):
         open_index(LocalStore(root), str(out))
     with pytest.raises(InputError, match="no such folder"):
         open_index(LocalStore(root), str(tmp_path / "nowhere"))
@@ -189,7 +197,9 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
         broken = bytearray(whole)
         broken[at] ^= 4
         (root / MANIFEST).write_bytes(broken)
-        with pytest.raises(InputError, match=r"^[^\n]*manifest\.json: no manifest of an index, or damaged .*; index again$"):
+        with pytest.raises(
+            InputError, match=r"^[^\n]*manifest\.json: no manifest of an index, or damaged .*; index again$"
+        ):
             reopen(root)
 
 

@@ -67,8 +67,8 @@ LAYOUTS: dict[str, tuple[Files, list[dict[str, bytes]], int]] = {
         0,
     ),
     "ignored": (
-        [("README", b"r"), ("._0.jpg", b"m"), ("0.jpg", b"J"), ("0.pyd", b"!"), ("0.pth", b"!"), ("0.txt", b"T"), ("x.", b"")],
-        [{"jpg": b"J", "txt": b"T"}],
+        [(name, name.encode()) for name in ("README", "._0.jpg", "0.jpg", "0.pyd", "0.pth", "0.txt", "x.")],
+        [{"jpg": b"0.jpg", "txt": b"0.txt"}],
         5,
     ),
     "a member twice": (
@@ -89,9 +89,7 @@ LAYOUTS: dict[str, tuple[Files, list[dict[str, bytes]], int]] = {
 
 @pytest.mark.parametrize("tar_format", FORMATS.values(), ids=FORMATS.keys())
 @pytest.mark.parametrize(("files", "samples", "ignored"), LAYOUTS.values(), ids=LAYOUTS)
-def test_the_rows_of_every_layout(
-    files: Files, samples: list[dict[str, bytes]], ignored: int, tar_format: int
-) -> None:
+def test_the_rows_of_every_layout(files: Files, samples: list[dict[str, bytes]], ignored: int, tar_format: int) -> None:
     """A data set of that layout would lose samples, or images would meet captions of others."""
     data = tar_bytes(files, tar_format)
     index = scan(data)

@@ -29,7 +29,7 @@ def test_rows_become_pairs_in_shards_of_the_size_asked_for(tmp_path: Path, prepa
     assert [key for key, _ in found] == ["000000000", "000000001", "000010000", "000010001", "000020000"]
     for number, (_, members) in enumerate(found):
         assert (members["jpg"], members["txt"]) == (photo(number), f"photo {number}".encode())
-        assert json.loads(members["json"])["source"] == f"images/{number}.jpg"
+        assert json.loads(members["json"])["source_path"] == f"images/{number}.jpg"
 
 
 def test_quotes_line_ends_and_empty_lines_do_not_shift_rows(tmp_path: Path, prepare: Prepare) -> None:
