@@ -75,7 +75,7 @@ class ImageTextSource:
         if self._text not in members:
             raise SampleError(f"lacks a .{self._text}")
         try:
-            text = members[self._text].decode("utf-8")
+            text = bytes(members[self._text]).decode("utf-8")
             if self._text == "txt":
                 return text
             captions = json.loads(text)["captions"]
@@ -92,7 +92,7 @@ def read_image(members: Members, decoded: DecodeCounts) -> Tensor:
     for extension in IMAGE_EXTENSIONS:
         if extension in members:
             try:
-                return to_tensor(decode_image(members[extension], counts=decoded))
+                return to_tensor(decode_image(bytes(members[extension]), counts=decoded))
             except DecodeError as error:
                 raise SampleError(f".{extension}: {error}") from None
     raise SampleError("lacks an image")

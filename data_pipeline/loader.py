@@ -63,7 +63,7 @@ class LoaderSettings:
 
     workers: int = 2  # threads that decode
     prefetch: int = 4  # batches held ahead of the trainer
-    connections: int = 16  # threads that read
+    connections: int = 32  # threads that read
     memory: int = 1 << 30  # bytes read ahead and held, beside the batches
     pin: bool = False  # batches in page-locked memory
     ledger: Path | None = None  # of bad samples

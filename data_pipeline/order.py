@@ -104,7 +104,7 @@ class EpochOrder:
             samples = self._block_samples(lane, block, block_begin, block_end)
             parts.append(samples[begin - block_begin : end - block_begin])
             begin = min(end, block_end)
-        return np.concatenate(parts)
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def runs(self, batch_size: int, rank: int = 0, world: int = 1, start: int = 0) -> Iterator[Run]:
         """What a rank reads from batch `start` to the end of the epoch, in the order in which it is first needed."""

@@ -93,12 +93,22 @@ class ReadAhead:
         try:
             rows = self._rows(samples)
             found = self._reader.read(np.unique(rows), ahead=ahead)
+            if ahead:
+                for members in found.values():
+                    _let_go_of_range(members)
             return {s: [found[r] for r in mine] for s, mine in zip(samples.tolist(), rows.tolist(), strict=True)}
         finally:
             if ahead:
                 with self._lock:
                     self._reading -= 1
                     self._read_on()
+
+
+def _let_go_of_range(members: Members | SampleError) -> None:
+    """Copies in the place of views, so that memory is given back sample by sample and not run by run."""
+    if not isinstance(members, SampleError):
+        for name, data in members.items():
+            members[name] = bytes(data)
 
 
 class _Rest(NamedTuple):

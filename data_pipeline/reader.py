@@ -22,7 +22,8 @@ from data_pipeline.shards import Store
 GAP = 256 << 10  # bytes between two members that are read along rather than asked for apart
 _HEADER, _NAME = 512, 100  # bytes of a tar header, and of the name in it
 
-Members = dict[str, bytes]  # by extension
+Data = bytes | memoryview  # a view keeps the whole range that it is a part of
+Members = dict[str, Data]  # by extension
 
 
 class SampleError(ValueError):
@@ -129,19 +130,20 @@ class ShardReader:
         return sorted(pieces)
 
     def _read_span(self, page: Page, span: Sequence[Piece], found: dict[int, Any], *, ahead: bool) -> None:
-        begin, end = span[0].offset, max(piece.offset + piece.size for piece in span)
+        begin, end = span[0].offset, max([piece.offset + piece.size for piece in span])
         shard = self.index.shard(page.shard)
-        data = self._cached(shard, page, begin, end, ahead=ahead) or self._ask(shard, begin, end)
+        # Views: copies would be a third of the time of reading.
+        data = memoryview(self._cached(shard, page, begin, end, ahead=ahead) or self._ask(shard, begin, end))
         for piece in span:
             if isinstance(found[piece.sample], SampleError):
                 continue
-            member = data[piece.offset - begin : piece.offset - begin + piece.size]
+            member: Data = data[piece.offset - begin : piece.offset - begin + piece.size]
             if piece.matches(member) or piece.matches(member := self._read_again(shard, page, piece)):
                 found[piece.sample][piece.name] = member
             else:
                 found[piece.sample] = SampleError(f".{piece.name}: its bytes are not those that were indexed (crc32)")
 
-    def _read_again(self, shard: ShardEntry, page: Page, piece: Piece) -> bytes:
+    def _read_again(self, shard: ShardEntry, page: Page, piece: Piece) -> Data:
         """The member from the store itself: caches, networks and disks flip bits, too."""
         member = self._ask(shard, piece.offset, piece.offset + piece.size)
         if piece.matches(member):
@@ -189,7 +191,7 @@ class Piece(NamedTuple):
     sample: int
     name: str  # extension
 
-    def matches(self, data: bytes) -> bool:
+    def matches(self, data: Data) -> bool:
         """Whether these are the bytes that were indexed; fewer come where a shard was cut."""
         return len(data) == self.size and crc32(data) == self.crc32
 

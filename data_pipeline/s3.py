@@ -323,9 +323,9 @@ def _quoted(etag: str) -> str:
 
 def _connect(root: str, settings: S3Settings) -> Any:
     """A boto3 client with one try a request, that talks to the configured endpoint only and logs no headers."""
-    for name in ("boto3", "botocore"):  # at DEBUG botocore logs session tokens and signatures
+    for name in ("boto3", "botocore"):  # at DEBUG botocore logs session tokens and signatures, at INFO chatter
         logger = logging.getLogger(name)
-        logger.setLevel(max(logger.level, logging.INFO))
+        logger.setLevel(max(logger.level, logging.WARNING))
     config = Config(
         connect_timeout=settings.connect_timeout,
         read_timeout=settings.read_timeout,

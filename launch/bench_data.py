@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from pretrain.models import tokenizer
 
 MODEL = "ViT-B-32"  # whose tokenizer and image size are used
 LINKS = (100, 200)  # MB/s
+BUSY = 1.5  # runnable threads a core, in the last minute; the bench itself is one or two
 _PACKAGES = ("webdataset", "simplejpeg", "isal", "boto3")
 
 
@@ -59,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"pineco: {error}", file=sys.stderr)
         return 2
+    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+        print("other programs keep this machine busy: ratios hold by and large, rates and L3 are too low")
     figures = [figure for result in results for figure in result.figures]
     demands = [demand for result in results for demand in result.demands]
     show(figures, demands)
@@ -93,6 +97,7 @@ def record(size: Size, figures: list[Figure], demands: list[Demand]) -> dict[str
         "figures": [figure.record() for figure in figures],
         "commit": commit(),
         "versions": versions() | {name: version(name) for name in _PACKAGES},
+        "load_average": os.getloadavg()[0],
         "hardware": f"{hardware(torch.device('cpu'))}, {_processor()}",
         "date": datetime.now(UTC).date().isoformat(),
     }

@@ -55,9 +55,9 @@ def measure_index(folder: Path, *, rounds: int) -> Result:
 
 def _steps(source: ImageTextSource, transform: Transform, images: int) -> dict[str, Step]:
     members = [source.reader.read(np.array([n]))[n] for n in range(images)]
-    assert all(isinstance(m, dict) for m in members), members
-    jpegs: list[bytes] = [m["jpg"] for m in members]  # type: ignore[index]
-    captions = [m["txt"].decode() for m in members]  # type: ignore[index]
+    jpegs = [bytes(m["jpg"]) for m in members if isinstance(m, dict)]
+    captions = [bytes(m["txt"]).decode() for m in members if isinstance(m, dict)]
+    assert len(captions) == images
     pixels = [to_tensor(decode_image(jpeg)) for jpeg in jpegs]
     pictures = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in jpegs]
     settings, batch = Augmentation(), torch.empty(images, 3, SIDE, SIDE, dtype=torch.uint8)

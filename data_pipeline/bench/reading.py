@@ -66,12 +66,11 @@ def measure(folder: Path, *, rounds: int, seconds: float) -> Result:
     figures: list[Figure] = []
     for name, what in _WHAT.items():
         figures += rates(f"{what}, samples of 62 KB, one core", turns[name], "samples")
-    demands = []
-    for name in ("loader", "reader"):
-        ratio = ratios(f"{_WHAT[name]}, over webdataset", turns[name], turns["usual"])
-        figures += ratio
-        demands.append(Demand("L2", f"{_WHAT[name]}, over webdataset, per core", lower(ratio), REQUIRED))
-    return Result(figures, demands)
+    ratio = {
+        name: ratios(f"{_WHAT[name]}, over webdataset", turns[name], turns["usual"]) for name in ("loader", "reader")
+    }
+    demand = Demand("L2", f"{_WHAT['reader']}, over webdataset, per core", lower(ratio["reader"]), REQUIRED)
+    return Result([*figures, *ratio["loader"], *ratio["reader"]], [demand])
 
 
 def byte_loader(source: BytesSource, settings: LoaderSettings) -> Loader[Batch]:

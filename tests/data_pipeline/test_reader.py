@@ -367,7 +367,7 @@ def test_groups_of_a_large_shard_are_read_apart(tmp_path: Path) -> None:
     reader = ShardReader(store, index, EXTENSIONS)
     store.ranges.clear()
     found = reader.read(np.arange(5))
-    assert [found[i]["jpg"][:1] + found[i]["jpg"][-1:] for i in range(5)] == [bytes([i, i]) for i in range(5)]  # type: ignore[index]
+    assert [bytes(found[i]["jpg"])[:: sample - 1] for i in range(5)] == [bytes([i, i]) for i in range(5)]  # type: ignore[index]
     assert [length for _, _, length in store.ranges] == [2 * sample + 512, 2 * sample + 512, sample]
 
 
