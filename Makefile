@@ -5,12 +5,13 @@ VENV   ?= .venv
 NODES  ?= 0
 RECIPE ?= clip_toy
 ARGS   ?=
+SECONDS ?= 60
 OPS    ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test lint format bench-engine bench-kernels kernels-aot bench-data toy clean constraints
+.PHONY: help pretrain test fuzz lint format bench-engine bench-kernels kernels-aot bench-data toy clean constraints
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ endif
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest
+
+fuzz: $(READY) ## damaged tars and indexes against the parsers, SECONDS=60 for each test
+	PINECO_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from pretrain.checkpoint import list_checkpoints
 from pretrain.recipe_file import load_recipe
 from tests.support.processes import start_run
 from tests.support.ranks import TINY_CLIP
+from tests.support.s3 import S3Server, in_thread
 
 STEPS = 12
 TIMEOUT = 240
@@ -93,6 +94,28 @@ def test_interrupted_and_killed_runs_go_on_bit_identically(engine: str, small: l
     assert list(_losses(whole)) == list(range(1, STEPS + 1))
     assert _manifest(broken) == _manifest(whole)
     assert len((broken / "code.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_from_s3_is_the_run_from_disk(
+    small: list[str], toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The place of the data would change what is trained: both stages, losses to the last bit, final weights."""
+    both = ["init=perceptual", "engine.kind=local", f"schedule.steps={STEPS // 2}"]
+    first = ["data.batch_size=16", "data.lanes=8", "schedule.epochs=1", "log_every=1"]
+    disk, s3 = tmp_path / "disk", tmp_path / "s3"
+    assert main([*small, *both, f"init_overrides=[{','.join(first)}]", "--run-dir", str(disk)]) == 0
+    with in_thread(S3Server(toy_world.parent).answer) as url:
+        keys = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
+        for name, value in {"AWS_ENDPOINT_URL": url, "AWS_REGION": "test-region-1", **keys}.items():
+            monkeypatch.setenv(name, value)
+        bucket = f"s3://{toy_world.name}"
+        overrides = f"init_overrides=[{','.join([*first, f'data.root={bucket}/shards/triplets'])}]"
+        assert main([*small, *both, f"data.root={bucket}/pairs/train", overrides, "--run-dir", str(s3)]) == 0
+    rows = [json.loads(line) for line in (s3 / "metrics.jsonl").read_text().splitlines()]
+    assert sum(row["data_bytes_per_second"] for row in rows) > 0, "it did not read from S3"
+    for stage in ("", "init"):
+        assert _losses(disk / stage) == _losses(s3 / stage)
+        assert _manifest(disk / stage) == _manifest(s3 / stage)
 
 
 def test_two_ranks_train_as_one_rank_does(small: list[str], tmp_path: Path):
