@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipeline.order import Run
 from data_pipeline.pool import Pool
-from data_pipeline.reader import Members, RowReader, SampleError
+from data_pipeline.reader import Members, RowReader, SampleError, owned
 
 Rows = list[Members | SampleError]  # of one sample
 _LOOKS = 100  # runs passed over in one go
@@ -93,22 +93,14 @@ class ReadAhead:
         try:
             rows = self._rows(samples)
             found = self._reader.read(np.unique(rows), ahead=ahead)
-            if ahead:
-                for members in found.values():
-                    _let_go_of_range(members)
+            if ahead:  # they are taken one by one, and memory is given back one by one
+                found = {row: owned(members) for row, members in found.items()}
             return {s: [found[r] for r in mine] for s, mine in zip(samples.tolist(), rows.tolist(), strict=True)}
         finally:
             if ahead:
                 with self._lock:
                     self._reading -= 1
                     self._read_on()
-
-
-def _let_go_of_range(members: Members | SampleError) -> None:
-    """Copies in the place of views, so that memory is given back sample by sample and not run by run."""
-    if not isinstance(members, SampleError):
-        for name, data in members.items():
-            members[name] = bytes(data)
 
 
 class _Rest(NamedTuple):

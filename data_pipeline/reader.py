@@ -22,7 +22,7 @@ from data_pipeline.shards import Store
 GAP = 256 << 10  # bytes between two members that are read along rather than asked for apart
 _HEADER, _NAME = 512, 100  # bytes of a tar header, and of the name in it
 
-Data = bytes | memoryview  # a view keeps the whole range that it is a part of
+Data = bytes | memoryview  # a view keeps the whole range that it is a part of: see `owned`
 Members = dict[str, Data]  # by extension
 
 
@@ -35,6 +35,13 @@ class SampleError(ValueError):
     def __init__(self, reason: str, part: int = 0) -> None:
         super().__init__(reason)
         self.part = part
+
+
+def owned(members: Members | SampleError) -> Members | SampleError:
+    """Copies in the place of views: for who keeps a sample longer than the others of its range."""
+    if isinstance(members, SampleError):
+        return members
+    return {name: bytes(data) if isinstance(data, memoryview) else data for name, data in members.items()}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 
 from data_pipeline.index.lookup import Index
-from data_pipeline.reader import Members, Origin, ReadCounters, RowReader, SampleError, ShardReader
+from data_pipeline.reader import Members, Origin, ReadCounters, RowReader, SampleError, ShardReader, owned
 
 
 class ResidentReader:
@@ -29,7 +29,7 @@ class ResidentReader:
             for group in np.unique(self._index.group_of(missing)).tolist():
                 self._take_in(group)
         elif len(missing):
-            self._rows |= self._reader.read(missing)
+            self._keep(self._reader.read(missing))
         return {row: self._rows[row] for row in rows.tolist()}
 
     @property
@@ -45,7 +45,10 @@ class ResidentReader:
             every = np.arange(page.begin, page.begin + len(page.members))
             missing = np.array([row for row in every.tolist() if row not in self._rows], np.int64)
             if len(missing):
-                self._rows |= self._reader.read(missing, ahead=True)
+                self._keep(self._reader.read(missing, ahead=True))
+
+    def _keep(self, found: dict[int, Members | SampleError]) -> None:
+        self._rows |= {row: owned(members) for row, members in found.items()}
 
 
 def keep_if_small(reader: ShardReader, index: Index, memory: int) -> RowReader:

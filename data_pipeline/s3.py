@@ -24,6 +24,8 @@ from data_pipeline.shards import check_name
 
 Result = TypeVar("Result")
 MAX_OBJECT = 5 << 30  # bytes that S3 takes in one request
+_logger = logging.getLogger(__name__)
+_SAY_EVERY = 5  # tries of one request; a pause of the run must not be silent
 _CHUNK = 1 << 18  # bytes taken from a connection at once at most; what came before a cut is kept
 _PASSING_CODES = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded")
 
@@ -35,7 +37,8 @@ class S3Settings:
     connect_timeout: float = 10.0  # seconds
     read_timeout: float = 30.0  # seconds without a byte until a connection is given up
     min_rate: int = 4096  # bytes/s; a body slower than this over more than read_timeout is given up too; 0: never
-    tries: int = 10  # requests for one range, resumed ones included; with the pauses below 25 to 50 s of trying
+    tries: int = 40  # requests for one range, resumed ones included; with the pauses below 5 to 10 minutes of trying
+    first_tries: int = 10  # requests for a listing or a size, at the start of a run: 25 to 50 s
     first_pause: float = 0.1  # seconds before the second try; doubles with each one, of which half is random
     max_pause: float = 20.0  # seconds
     connections: int = 32  # kept open; more threads than this open connections that are not used again
@@ -226,11 +229,14 @@ class S3Store:
         if seconds > self.settings.read_timeout and received < self.settings.min_rate * seconds:
             raise _PassingError(f"less than {self.settings.min_rate} bytes/s")
 
-    def _persist(self, where: str, attempt: Callable[[], Result]) -> Result:
+    def _persist(self, where: str, attempt: Callable[[], Result], tries: int | None = None) -> Result:
         """The result of `attempt`, tried again after failures that may pass; InputError after the others."""
-        for number in range(self.settings.tries):
+        tries = tries or self.settings.tries
+        for number in range(tries):
             if number:
                 self._count(retries=1)
+                if number % _SAY_EVERY == 0:
+                    _logger.warning("%s: %s; try %d of %d", where, reason, number + 1, tries)
                 self._sleep(self._pause(number))
             self._count(requests=1)
             try:
@@ -238,7 +244,7 @@ class S3Store:
             except (aws.BotoCoreError, aws.ClientError, ResponseParserError, HTTPError, _PassingError) as error:
                 reason = judge(error, where)
         advice = "check the network, AWS_ENDPOINT_URL and the service, and start again"
-        raise InputError(f"{where}: gave up after {self.settings.tries} tries, at last: {reason}; {advice}")
+        raise InputError(f"{where}: gave up after {tries} tries, at last: {reason}; {advice}")
 
     def _pause(self, number: int) -> float:
         """Seconds before retry `number`; the random half keeps thousands of readers from coming back together."""

@@ -36,7 +36,7 @@ def build_loader(recipe: Recipe, ranks: RankInfo, *, ledger: Path, pin: bool) ->
             workers=data.workers,
             prefetch=data.prefetch,
             connections=data.connections,
-            memory=_bytes(data.memory_gib / 2),
+            memory=_bytes(data.memory_gib),
             pin=pin,
             ledger=ledger,
             bad_share=data.bad_share,

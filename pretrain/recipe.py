@@ -49,7 +49,7 @@ class DataSettings:
     workers: int = 2  # threads that decode; this and what follows changes no number
     prefetch: int = 4  # batches held ahead of the trainer
     connections: int = 32  # threads that read shards; at 30 ms a GET 32 bring a first batch of 256 in half a second
-    memory_gib: float = 2.0  # of shards read ahead on each rank; a data set of half of it is kept whole
+    memory_gib: float = 4.0  # of shards read ahead on each rank; a data set of half of it is kept whole
     index: str | None = None  # folder or s3:// of the index, where it is not beside the shards
     cache: str | None = None  # folder on a local disk that keeps what was read from s3://
     cache_gib: float = 100.0

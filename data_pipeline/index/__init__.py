@@ -5,7 +5,7 @@ from data_pipeline.index.lookup import Index, open_index
 from data_pipeline.index.samples import Sample, index_shard, read_samples, split_name
 from data_pipeline.index.scan import scan_file, scan_shard
 from data_pipeline.index.sidecar import write_sidecar
-from data_pipeline.index.table import GROUP_BYTES, MEMBER, ShardIndex, shard_index
+from data_pipeline.index.table import GROUP_BYTES, MEMBER, ShardIndex
 
 __all__ = [
     "GROUP_BYTES",
@@ -20,7 +20,6 @@ __all__ = [
     "read_samples",
     "scan_file",
     "scan_shard",
-    "shard_index",
     "split_name",
     "write_sidecar",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.index.build import over_shards, sort_out, take_part
-from data_pipeline.index.manifest import MANIFEST, Manifest, check_shards, decode_manifest, index_command
+from data_pipeline.index.manifest import MANIFEST, Manifest, check_shards, find_manifest, index_command
 from data_pipeline.index.samples import split_name
 from data_pipeline.index.scan import Window, scan_shard
 from data_pipeline.index.sidecar import ShardEntry, decode_sidecar, sidecar_name
@@ -33,7 +33,9 @@ def check_index(
     """
     folder = None if out is None else str(out)
     place, mend = open_place(str(root), folder), f"run {index_command(str(root), folder)}"
-    manifest = read_manifest(place.sidecars, mend)
+    manifest = find_manifest(place.sidecars)
+    if manifest is None:
+        raise InputError(f"{place.sidecars.where(MANIFEST)}: not there; {mend}")
     names = place.shards.list_shards()
     found = {name: (place.shards.size(name), place.shards.etag(name)) for name in names}
     check_shards(manifest, found, place.shards.root_name, mend)
@@ -41,14 +43,6 @@ def check_index(
     known = {shard.name: shard for shard in manifest.shards}
     sort_out([_compare_entries(entry, known, place) for entry in checked])
     return manifest
-
-
-def read_manifest(sidecars: Store, mend: str) -> Manifest:
-    """Raises InputError where there is none."""
-    size, where = sidecars.find(MANIFEST), sidecars.where(MANIFEST)
-    if size is None:
-        raise InputError(f"{where}: not there; {mend}")
-    return decode_manifest(sidecars.read(MANIFEST, 0, size), where)
 
 
 def _check(place: Place, name: str, advance: Callable[[int], object]) -> ShardEntry | DamagedError:

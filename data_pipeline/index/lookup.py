@@ -12,7 +12,7 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from data_pipeline.errors import InputError
-from data_pipeline.index.manifest import MANIFEST, Manifest, check_shards, decode_manifest, index_command
+from data_pipeline.index.manifest import MANIFEST, Manifest, check_shards, find_manifest, index_command
 from data_pipeline.index.scan import scan_shard
 from data_pipeline.index.sidecar import ShardEntry, decode_sidecar, encode_sidecar, sidecar_name
 from data_pipeline.index.table import MEMBER, rows_fit
@@ -120,12 +120,11 @@ def open_index(store: Store, folder: str | None = None) -> Index:
     """
     sidecars, mend = store if folder is None else open_store(folder), f"run {index_command(store.root_name, folder)}"
     names = store.list_shards()
-    size = sidecars.find(MANIFEST)
-    if size is None and folder is not None:
+    manifest = find_manifest(sidecars)
+    if manifest is None and folder is not None:
         raise InputError(f"{sidecars.where(MANIFEST)}: not there; {mend}")
-    if size is None:
+    if manifest is None:
         return _scan(store, names)
-    manifest = decode_manifest(sidecars.read(MANIFEST, 0, size), sidecars.where(MANIFEST))
     check_shards(manifest, {name: (store.size(name), store.etag(name)) for name in names}, store.root_name, mend)
     return Index(manifest, sidecars)
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from data_pipeline.errors import InputError
 from data_pipeline.index.sidecar import ShardEntry, read_entry
+from data_pipeline.shards import Store
 
 MANIFEST = "manifest.json"
 _FORMAT, _VERSION = "pineco index", 1
@@ -65,6 +66,12 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{where}: no manifest of an index, or damaged ({error}); index again") from None
     return manifest
+
+
+def find_manifest(store: Store) -> Manifest | None:
+    """The manifest in a store, None where there is none; raises InputError for a damaged one."""
+    size = store.find(MANIFEST)
+    return None if size is None else decode_manifest(store.read(MANIFEST, 0, size), store.where(MANIFEST))
 
 
 def check_shards(manifest: Manifest, found: Mapping[str, tuple[int, str]], where: str, mend: str) -> None:

@@ -17,7 +17,7 @@ MAX_KINDS = 64  # of members in one shard: more are no data set but names that w
 MAX_SIZE = (1 << 32) - 1  # bytes of a member that an index describes
 
 
-def scan_shard(store: Store, name: str, advance: Callable[[int], object] = int) -> ShardIndex:
+def scan_shard(store: Store, name: str, advance: Callable[[int], object] = lambda size: None) -> ShardIndex:
     """The index of one shard; raises DamagedError naming shard and offset where it is cut or damaged.
 
     A member that comes twice in a sample begins a new sample with the same key. advance: told how many bytes were read.
@@ -37,8 +37,10 @@ def _scan(window: Window, shard_bytes: int) -> ShardIndex:
     rows, last, ignored = Rows(), "", 0
     for name, offset, size in read_members(window, shard_bytes):
         key, extension = split_name(name)
-        if key[-1:] in ("", "/") or not is_read(extension):
+        has_key = bool(extension) and key[-1:] not in ("", "/")
+        if not has_key or not is_read(extension):
             ignored += 1
+            last = "" if has_key and key != last else last  # the sample between two ends the one before it
             continue
         if extension not in rows.columns and len(rows.columns) == MAX_KINDS:
             raise TarError(offset, f"more than {MAX_KINDS} kinds of members, at last {extension!r}")
@@ -52,7 +54,7 @@ def _scan(window: Window, shard_bytes: int) -> ShardIndex:
 class Window:
     """The piece of a shard that was read last; it only moves forward. Called, it is what `read_members` reads by."""
 
-    def __init__(self, store: Store, name: str, advance: Callable[[int], object] = int) -> None:
+    def __init__(self, store: Store, name: str, advance: Callable[[int], object] = lambda size: None) -> None:
         self._store, self._name, self._advance = store, name, advance
         self._start, self._data = 0, memoryview(b"")
         self.seen_crc32 = 0  # of all that the parser saw, which is the headers and the end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -73,15 +72,6 @@ class Rows:
         for field, value in zip(("offset", "size", "crc32"), values, strict=True):
             members[field][row, places[column]] = value
         return ShardIndex(extensions, members, ignored, headers_crc32)
-
-
-def shard_index(rows: Sequence[Mapping[str, tuple[int, int, int]]], ignored: int = 0) -> ShardIndex:
-    """rows: for every sample (offset, size, crc32) by extension; a sample without any is left out by the caller."""
-    found = Rows()
-    for row in rows:
-        for n, (extension, member) in enumerate(row.items()):
-            found.add(extension, *member, same_sample=n > 0)
-    return found.index(ignored)
 
 
 def rows_fit(members: np.ndarray, shard_bytes: int) -> bool:

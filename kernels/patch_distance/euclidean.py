@@ -30,10 +30,10 @@ _BACKWARD_INTEGERS = [
 
 @triton.jit
 def _sum_of_squares(
-    queries, references, n, m, features, query_row, query_feature, reference_row, reference_feature, down, up,
+    queries, references, n, m, features, query_row, query_feature, reference_row, reference_feature, scale,
     SCALED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """(BLOCK_N, BLOCK_M) of sum ((x - y) · down · up)²; threads exchange their parts only at the end."""
+    """(BLOCK_N, BLOCK_M) of sum ((x - y) · scale)²; threads exchange their parts only at the end."""
     rows, columns = tl.arange(0, BLOCK_N)[:, None, None], tl.arange(0, BLOCK_M)[None, :, None]
     squares = tl.zeros((BLOCK_N, BLOCK_M, BLOCK_D), tl.float32)
     for start in range(0, features, BLOCK_D):
@@ -47,7 +47,7 @@ def _sum_of_squares(
         ).to(tl.float32)  # fmt: skip
         difference = q - r
         if SCALED:
-            difference = (q * down[:, :, None] - r * down[:, :, None]) * up[:, :, None]
+            difference *= scale[:, :, None]
         squares += difference * difference
     return tl.sum(squares, 2)
 
@@ -69,15 +69,15 @@ def euclidean_forward(
     ones = tl.full((BLOCK_N, BLOCK_M), 1.0, tl.float32)
     squares = _sum_of_squares(
         queries, references, n - first_n, m - first_m, features, query_row, query_feature, reference_row,
-        reference_feature, ones, ones, False, BLOCK_N, BLOCK_M, BLOCK_D,
+        reference_feature, ones, False, BLOCK_N, BLOCK_M, BLOCK_D,
     )  # fmt: skip
-    down, up = tl.where(squares > _HUGE, _DOWN, 1.0), tl.where(squares < _TINY, _UP, 1.0)
-    if tl.max(tl.max(tl.where(inside & (down * up != 1.0), 1, 0), 1), 0) > 0:
+    scale = tl.where(squares > _HUGE, _DOWN, tl.where(squares < _TINY, _UP, 1.0))
+    if tl.max(tl.max(tl.where(inside & (scale != 1.0), 1, 0), 1), 0) > 0:
         squares = _sum_of_squares(
             queries, references, n - first_n, m - first_m, features, query_row, query_feature, reference_row,
-            reference_feature, down, up, True, BLOCK_N, BLOCK_M, BLOCK_D,
+            reference_feature, scale, True, BLOCK_N, BLOCK_M, BLOCK_D,
         )  # fmt: skip
-    distances = tl.sqrt_rn(squares) / (down * up)
+    distances = tl.sqrt_rn(squares) / scale
     out += (batch * n + first_n) * m + first_m
     tl.store(out + rows * m + columns, distances, mask=inside)
 
@@ -117,7 +117,7 @@ def euclidean_backward(
             values + at * value_column + rows[:, None] * value_row + inner[None, :] * value_column,
             mask=mask, other=0.0,
         )  # fmt: skip
-        weight = tl.where(value < _SMALLEST, 0.0, gradient / tl.where(value < _SMALLEST, 1.0, value))
+        weight = gradient / tl.where(value < _SMALLEST, 1.0, value)  # x - y is 0 there, or next to it
         y = tl.load(
             other + at * other_row + inner[None, :, None] * other_row + column[None, None, :] * other_feature,
             mask=inner_inside[None, :, None] & column_inside[None, None, :], other=0.0,

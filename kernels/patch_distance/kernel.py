@@ -16,6 +16,8 @@ from kernels.patch_distance.euclidean import euclidean_backward, euclidean_forwa
 _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _AFFINE = {"cosine": (1.0, -1.0), "cosine_similarity": (0.0, 1.0)}  # value = offset + sign · cosine
 _KERNELS = {"cosine": (cosine_forward, cosine_backward), "euclidean": (euclidean_forward, euclidean_backward)}
+_VECTORS = ("query", "reference", "own", "other")  # whose strides the kernels take
+_ALIGNED = ("features", *(f"{x}_{axis}" for x in _VECTORS for axis in ("batch", "row")))
 _PROGRAMS = 512  # a gradient with fewer programs splits its sum over rows: some programs for every multiprocessor
 _CHUNK = 256  # rows of the smallest split; a multiple of every BLOCK_M
 
@@ -99,17 +101,17 @@ def _options(direction: str, metric: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def launches() -> list[Launch]:
-    """What occurs: features contiguous in rows of 16n, features contiguous, patches contiguous (maps of features)."""
-    cosine = [("cosine", *rest) for rest in product(("forward", "queries", "references"), ("aligned", "rows", "maps"))]
-    euclidean = [("euclidean", "forward", "any"), ("euclidean", "queries", "any")]
-    return [
-        _launch(direction, metric, dtype, layout)
-        for metric, direction, layout in cosine + euclidean
-        for dtype in _TYPES
-    ]
+    """The kinds of launch: features contiguous, with aligned rows or not; patches contiguous (maps of features); parts.
+
+    The euclidean kernels are the same for all strides. A gradient in parts is float32, whatever the vectors are.
+    """
+    cosine = product(("cosine",), ("forward", "queries", "references"), _TYPES, ("aligned", "rows", "maps"))
+    euclidean = product(("euclidean",), ("forward", "queries"), _TYPES, ("any",))
+    parts = product(("cosine", "euclidean"), ("references",), (torch.float16, torch.bfloat16), ("parts",))
+    return [_launch(*kind) for kind in (*cosine, *euclidean, *parts)]
 
 
-def _launch(direction: str, metric: str, dtype: torch.dtype, layout: str) -> Launch:
+def _launch(metric: str, direction: str, dtype: torch.dtype, layout: str) -> Launch:
     kernels = _KERNELS[metric]
     kernel = kernels[0] if direction == "forward" else kernels[1]
     options = _options("forward" if direction == "forward" else "backward", metric, dtype)
@@ -118,6 +120,8 @@ def _launch(direction: str, metric: str, dtype: torch.dtype, layout: str) -> Lau
     ones = _ones(direction, layout) if metric == "cosine" else []
     constants = options | {name: 1 for name in ones if name in names}
     pointer = dict.fromkeys(("queries", "references", "own", "other", "result"), f"*{_TYPES[dtype]}")
+    if layout == "parts":
+        pointer["result"] = "*fp32"
     return Launch(
         name=f"{metric}-{direction}-{_TYPES[dtype]}-{layout}",
         kernel=kernel,
@@ -125,16 +129,14 @@ def _launch(direction: str, metric: str, dtype: torch.dtype, layout: str) -> Lau
         constexprs=constants,
         num_warps=warps,
         num_stages=stages,
-        aligned=("features", *(n for n in names if n.endswith(("_batch", "_row")))) if layout == "aligned" else (),
+        aligned=_ALIGNED if metric == "cosine" and layout in ("aligned", "parts") else (),
     )
 
 
 def _ones(direction: str, layout: str) -> list[str]:
     """Strides that are 1, which Triton compiles in."""
     contiguous = "column" if direction == "queries" else "row"
-    vectors = [
-        f"{tensor}_{'row' if layout == 'maps' else 'feature'}" for tensor in ("query", "reference", "own", "other")
-    ]
+    vectors = [f"{tensor}_{'row' if layout == 'maps' else 'feature'}" for tensor in _VECTORS]
     return [*vectors, f"gradient_{contiguous}", f"value_{contiguous}"]
 
 

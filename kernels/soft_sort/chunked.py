@@ -66,8 +66,8 @@ def backward(
 
 
 def _values_phase(values: Tensor, wiring: Wiring, relaxation: Relaxation) -> Phase:
-    """values (R, n)."""
-    wires = values.T.contiguous()
+    """values (R, n). A row with a value that is not finite becomes NaN: it has no order."""
+    wires = (values + (values * 0).sum(1, keepdim=True)).T.contiguous()
     keeps, gaps, before = (wires.new_empty(len(wiring.partner), *wires.shape) for _ in range(3))
     for number, (partner, side) in enumerate(zip(*wiring, strict=True)):
         before[number] = wires
@@ -80,7 +80,11 @@ def _values_phase(values: Tensor, wiring: Wiring, relaxation: Relaxation) -> Pha
 def _values_backward(grad: Tensor, grad_keeps: Tensor, phase: Phase, wiring: Wiring, relaxation: Relaxation) -> Tensor:
     """grad (n, R) of the sorted values, grad_keeps (L, n, R) of every wire's share, to (n, R) of the values."""
     for number in reversed(range(len(grad_keeps))):
-        partner, side, before = wiring.partner[number], wiring.side[number, :, None].to(grad.dtype), phase.before[number]
+        partner, side, before = (
+            wiring.partner[number],
+            wiring.side[number, :, None].to(grad.dtype),
+            phase.before[number],
+        )
         of_keep = grad_keeps[number] + grad * (before - before.index_select(0, partner))
         of_keep = of_keep + of_keep.index_select(0, partner)  # both wires of a comparator have one share and one gap
         grad = _mix(grad, partner, phase.keeps[number]) + side * of_keep * relaxation.slope(phase.gaps[number])

@@ -1,188 +1,192 @@
-"""Triton kernels of soft_sort: values, then permutation, and back."""
+"""Launches of the Triton kernels: values and the share of every comparator first, then the permutation, and back.
+
+All tensors are fp32 and contiguous; the permutation and its gradient are (rows, sorted n, original n). Nothing here
+waits for the device or looks at its data, so that a CUDA graph can record it.
+"""
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any, NamedTuple, get_args
+
+import torch
 import triton
-import triton.language as tl
+from torch import Tensor
 
-from kernels.soft_sort.hypercube import backward, halves, mix, onward, whole
+from kernels.launches import Launch
+from kernels.soft_sort import memory, registers
+from kernels.soft_sort.networks import LARGEST, Network
+from kernels.soft_sort.relaxation import Distribution, Relaxation
 
-_ATAN = tl.constexpr((
-    0.318309881, -0.106102468, 0.0636384838, -0.0452116025, 0.0338711369, -0.023886894, 0.013589112, -0.00511479071,
-    0.000907144843,
-))  # fmt: skip  # atan(w) / (pi w) in powers of w², 0 <= w <= 1: our fit, relative error 2e-7 in fp32
-_LARGEST = tl.constexpr(3.4028234e38)
-_SMALLEST_GAP = tl.constexpr(1e-10)
-
-
-@triton.jit
-def _atan_over_pi(w):
-    square = w * w
-    total = tl.full(w.shape, _ATAN[8], tl.float32)
-    for k in tl.static_range(8):
-        total = total * square + _ATAN[7 - k]
-    return w * total
+_REGISTER_BITS = 7  # a gradient in registers holds 3 states: 4 warps have room for those of 128 wires and 32 vectors
+_LANES = 32  # vectors of a tile: one for each thread of a warp
+_SCRATCH = 1 << 28  # bytes for all programs of a gradient in memory
+_PROGRAMS = 4  # of a gradient in memory, for each multiprocessor
+_TYPES = {"steepness": "fp32", "art_lambda": "fp32"} | dict.fromkeys(
+    ("rows", "n", "bits", "layers", "bitonic"), "i32"
+)  # of a kernel's arguments; the others are pointers to fp32
 
 
-@triton.jit
-def _argument(gap, steepness, art_lambda, DISTRIBUTION: tl.constexpr):
-    """The size of the argument of F, and its derivative with respect to the size of the gap."""
-    size = tl.abs(gap)
-    if DISTRIBUTION == "logistic_phi":
-        size = tl.minimum(size, _LARGEST)
-        shifted = size + _SMALLEST_GAP
-        power = tl.exp2(-art_lambda * tl.log2(shifted))
-        u = steepness * (size * power)
-        slope = steepness * power * (1.0 - art_lambda * (size / shifted))
+class Size(NamedTuple):
+    """A network as the kernels take it."""
+
+    n: int
+    bits: int  # 2^bits wires are enough for n
+    layers: int
+    bitonic: int  # 1, or 0 for odd_even
+
+    @property
+    def slots(self) -> int:
+        """Places for the comparators of a layer."""
+        return 1 << (self.bits - 1)
+
+
+class Plan(NamedTuple):
+    """A kernel and what it is compiled for."""
+
+    kernel: Any
+    constexprs: dict[str, Any]
+    num_warps: int
+
+    def launch(self, grid: int, *arguments: Any) -> None:
+        self.kernel[(grid,)](*arguments, **self.constexprs, num_warps=self.num_warps, num_stages=1)
+
+
+def forward(values: Tensor, network: Network, relaxation: Relaxation) -> tuple[Tensor, Tensor]:
+    """values (rows, n) to sorted (rows, n) and the transposed permutation (rows, sorted n, original n)."""
+    rows, n = values.shape
+    permutation, size = values.new_empty(rows, n, n), _size(network, n)
+    if not rows:
+        return torch.empty_like(values), permutation
+    ordered, shares = _sort_values(values, size, relaxation)
+    plan = _forward_plan(size)
+    tiles = _tiles(size, plan.constexprs["LANES"])
+    if plan.kernel is registers.permutation_in_registers:
+        plan.launch(rows * tiles, shares, permutation, n, size.layers)
     else:
-        u = steepness * size
-        slope = tl.full(gap.shape, 1.0, tl.float32) * steepness
-    return u, slope
+        plan.launch(rows * tiles, shares, permutation, *size)
+    return ordered, permutation
 
 
-@triton.jit
-def _keep(gap, u, DISTRIBUTION: tl.constexpr):
-    """F at the signed argument: see relaxation.py."""
-    if DISTRIBUTION == "cauchy":
-        part = _atan_over_pi(tl.minimum(u, 1.0) / tl.maximum(u, 1.0))
-        tail = tl.where(u > 1.0, part, 0.5 - part)
-    elif DISTRIBUTION == "gaussian":
-        tail = 0.5 - 0.5 * tl.erf(u * 0.70710678)
-    elif DISTRIBUTION == "reciprocal":
-        tail = 1.0 / (2.0 + u)
-    elif DISTRIBUTION == "optimal":
-        tail = tl.where(u > 0.25, 0.0625 / tl.maximum(u, 0.25), 0.5 - u)
-    else:
-        tail = 1.0 / (1.0 + tl.exp(u))
-    return tl.where(gap < 0.0, tail, 1.0 - tail)
+def backward(
+    grad_ordered: Tensor | None,
+    grad_permutation: Tensor | None,
+    values: Tensor,
+    network: Network,
+    relaxation: Relaxation,
+) -> Tensor:
+    """Gradient to the values (rows, n), from gradients of both outputs of `forward`; None stands for zeros."""
+    rows, size, grad = len(values), _size(network, values.shape[1]), torch.empty_like(values)
+    if not rows:
+        return grad
+    state, shares = _sort_values(values, size, relaxation)
+    gains = torch.zeros_like(shares) if grad_permutation is None else _gains(shares, grad_permutation, size)
+    if grad_ordered is None:
+        grad_ordered = torch.zeros_like(values)
+    plan = _values_plan(memory.values_backward, size.bits, relaxation.distribution)
+    plan.launch(
+        triton.cdiv(rows, plan.constexprs["ROWS"]), values, grad_ordered, gains, shares, state, grad, rows, *size,
+        relaxation.steepness, relaxation.art_lambda,
+    )  # fmt: skip
+    return grad
 
 
-@triton.jit
-def _density(u, DISTRIBUTION: tl.constexpr):
-    if DISTRIBUTION == "cauchy":
-        density = 0.31830988 / (1.0 + u * u)
-    elif DISTRIBUTION == "gaussian":
-        density = 0.39894228 * tl.exp(-0.5 * u * u)
-    elif DISTRIBUTION == "reciprocal":
-        density = 1.0 / ((2.0 + u) * (2.0 + u))
-    elif DISTRIBUTION == "optimal":
-        density = tl.where(u > 0.25, 0.0625 / (tl.maximum(u, 0.25) * tl.maximum(u, 0.25)), 1.0)
-    else:
-        density = 1.0 / ((1.0 + tl.exp(u)) * (1.0 + tl.exp(-u)))
-    return density
+def launches() -> list[Launch]:
+    """Every launch that can occur, for the ahead-of-time gate."""
+    found: dict[str, Launch] = {}
+    for bits, network in product(range(1, (LARGEST - 1).bit_length() + 1), get_args(Network)):
+        size = _size(network, 1 << bits)
+        plans = [_forward_plan(size), _backward_plan(size)]
+        for distribution in get_args(Distribution):
+            plans += [_values_plan(k, bits, distribution) for k in (memory.values_forward, memory.values_backward)]
+        found |= {_launch(plan).name: _launch(plan) for plan in plans}
+    return list(found.values())
 
 
-@triton.jit
-def _comparators(n, K: tl.constexpr, BLOCK: tl.constexpr, BIT: tl.constexpr, SHIFT: tl.constexpr, DROPPED):
-    """Of the K comparators of a layer: whether they exist, and +1 where the smaller value goes to the first wire."""
-    number = tl.arange(0, K)
-    wire = ((number >> BIT) << (BIT + 1)) + (number & ((1 << BIT) - 1)) + SHIFT
-    exists = (wire >= DROPPED) & (wire + (1 << BIT) < DROPPED + n)
-    return exists[:, None], tl.where((wire >> (BLOCK + 1)) & 1, -1.0, 1.0)[:, None]
+def _launch(plan: Plan) -> Launch:
+    name = "-".join([plan.kernel.__name__, *(str(x) for x in plan.constexprs.values())])
+    given = [x for x in plan.kernel.arg_names if x not in plan.constexprs]
+    signature = {x: _TYPES.get(x, "*fp32") for x in given}
+    return Launch(name, plan.kernel, signature, plan.constexprs, plan.num_warps, num_stages=1)
 
 
-@triton.jit
-def _values_layer(v, DISTRIBUTION: tl.constexpr, given, first, n, layer, BLOCK: tl.constexpr, BIT: tl.constexpr, SHIFT: tl.constexpr):
-    """given: shares of the rows, mask of the rows, poison, dropped wires, steepness, lambda, name of F."""
-    shares, inside, poison, dropped, steepness, art_lambda = given
-    K: tl.constexpr = v.shape[0] // 2
-    a, b = halves(v, BIT)
-    exists, direction = _comparators(n, K, BLOCK, BIT, SHIFT, dropped)
-    gap = direction * (b - a)
-    u, _ = _argument(gap, steepness, art_lambda, DISTRIBUTION)
-    keep = tl.where(exists, _keep(gap, u, DISTRIBUTION), 1.0) + poison
-    tl.store(shares + layer * K + tl.arange(0, K)[:, None], keep, mask=inside)
-    a, b = mix(a, b, keep)
-    return whole(a, b, BIT)
+def _sort_values(values: Tensor, size: Size, relaxation: Relaxation) -> tuple[Tensor, Tensor]:
+    """Sorted values (rows, n), and the share of every comparator (rows, layers, slots)."""
+    rows = len(values)
+    ordered, shares = torch.empty_like(values), values.new_empty(rows, size.layers, size.slots)
+    plan = _values_plan(memory.values_forward, size.bits, relaxation.distribution)
+    plan.launch(
+        triton.cdiv(rows, plan.constexprs["ROWS"]), values, ordered, shares, rows, *size,
+        relaxation.steepness, relaxation.art_lambda,
+    )  # fmt: skip
+    return ordered, shares
 
 
-@triton.jit
-def _vectors_layer(x, COMPARATORS: tl.constexpr, given, first, n, layer, BLOCK: tl.constexpr, BIT: tl.constexpr, SHIFT: tl.constexpr):
-    """given: shares of the row, comparators of a layer."""
-    shares = given[0]
-    K: tl.constexpr = x.shape[0] // 2
-    at = shares + layer * COMPARATORS + first // (2 * K) * K + tl.arange(0, K)
-    a, b = halves(x, BIT)
-    a, b = mix(a, b, tl.load(at)[:, None])
-    return whole(a, b, BIT)
+def _gains(shares: Tensor, grad_permutation: Tensor, size: Size) -> Tensor:
+    """The gradient of every share, from that of the permutation. Slots without a comparator stay uninitialised."""
+    rows, gains, plan = len(shares), torch.empty_like(shares), _backward_plan(size)
+    if plan.kernel is registers.permutation_backward_in_registers:
+        plan.launch(rows, shares, grad_permutation, gains, size.n, size.layers)
+        return gains
+    numbers = (size.layers + 2) * size.slots * plan.constexprs["LANES"]
+    programs = min(rows, _programs(shares.device), max(1, _SCRATCH // (4 * numbers)))
+    scratch = shares.new_empty(programs, numbers)
+    plan.launch(programs, shares, grad_permutation, gains, scratch, rows, *size)
+    return gains
 
 
-@triton.jit
-def _differences_layer(x, COMPARATORS: tl.constexpr, given, first, n, layer, BLOCK: tl.constexpr, BIT: tl.constexpr, SHIFT: tl.constexpr):
-    """_vectors_layer that also writes down by how much partners differ before the layer."""
-    shares, differences = given
-    K: tl.constexpr = x.shape[0] // 2
-    V: tl.constexpr = x.shape[1]
-    at = shares + layer * COMPARATORS + first // (2 * K) * K + tl.arange(0, K)
-    a, b = halves(x, BIT)
-    place = (tl.arange(0, K) * V)[:, None] + tl.arange(0, V)[None, :]
-    tl.store(differences + layer * COMPARATORS * V + place, a - b)
-    a, b = mix(a, b, tl.load(at)[:, None])
-    return whole(a, b, BIT)
+def _programs(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 2  # the interpreter: few, so that a program takes several rows
+    return _PROGRAMS * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-@triton.jit
-def _gradients_layer(g, COMPARATORS: tl.constexpr, given, first, n, layer, BLOCK: tl.constexpr, BIT: tl.constexpr, SHIFT: tl.constexpr):
-    shares, differences, grad_shares = given
-    K: tl.constexpr = g.shape[0] // 2
-    V: tl.constexpr = g.shape[1]
-    slot = layer * COMPARATORS + first // (2 * K) * K + tl.arange(0, K)
-    a, b = halves(g, BIT)
-    place = (tl.arange(0, K) * V)[:, None] + tl.arange(0, V)[None, :]
-    difference = tl.load(differences + layer * COMPARATORS * V + place)
-    gain = tl.sum((a - b) * difference, 1)
-    tl.store(grad_shares + slot, tl.load(grad_shares + slot) + gain)
-    a, b = mix(a, b, tl.load(shares + slot)[:, None])
-    return whole(a, b, BIT)
+def _size(network: Network, n: int) -> Size:
+    bits = (n - 1).bit_length()
+    return Size(n, bits, bits * (bits + 1) // 2 if network == "bitonic" else n, int(network == "bitonic"))
 
 
-@triton.jit
-def values_forward(values, ordered, shares, rows, n, slots, steepness, art_lambda, DISTRIBUTION: tl.constexpr,
-    BITS: tl.constexpr, ROWS: tl.constexpr, BITONIC: tl.constexpr):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    dropped = (1 << BITS) - n if BITONIC else 0
-    wire = tl.arange(0, 1 << BITS) - dropped
-    inside = ((wire >= 0) & (wire < n))[:, None] & (row < rows)[None, :]
-    at = row.to(tl.int64)[None, :] * n + wire[:, None]
-    v = tl.load(values + at, mask=inside, other=0.0).to(tl.float32)
-    poison = tl.sum(v * 0.0, 0)[None, :]
-    given = (shares + row.to(tl.int64)[None, :] * slots, (row < rows)[None, :], poison, dropped, steepness, art_lambda)
-    v = onward(v + poison, _values_layer, DISTRIBUTION, given, 0, n, BITS, BITS, BITONIC)
-    tl.store(ordered + at, v, mask=inside)
+def _tiles(size: Size, lanes: int) -> int:
+    """Tiles of original wires to a row. Bitonic ones are tiles of the full network, but for those all dropped."""
+    if not size.bitonic:
+        return triton.cdiv(size.n, lanes)
+    wires = 1 << size.bits
+    return max(wires // lanes, 1) - (wires - size.n) // lanes
 
 
-@triton.jit
-def permutation_forward(shares, permutation, n, slots, tiles, BITS: tl.constexpr, START: tl.constexpr, LANES: tl.constexpr, BITONIC: tl.constexpr):
-    row = (tl.program_id(0) // tiles).to(tl.int64)
-    first = tl.program_id(0) % tiles * LANES
-    dropped = (1 << BITS) - n if BITONIC else 0
-    start = tl.arange(0, 1 << START) + first // (1 << START) * (1 << START)
-    x = tl.where(start[:, None] == first + tl.arange(0, LANES)[None, :], 1.0, 0.0)
-    x = onward(x, _vectors_layer, 1 << (BITS - 1), (shares + row * slots,), first, n, BITS, START, BITONIC)
-    wire = tl.arange(0, 1 << BITS) - dropped
-    original = first + tl.arange(0, LANES) - dropped
-    inside = ((wire >= 0) & (wire < n))[:, None] & ((original >= 0) & (original < n))[None, :]
-    tl.store(permutation + row * n * n + wire[:, None] * n + original[None, :], x, mask=inside)
+def _width(bits: int) -> int:
+    """Comparators that a kernel in memory has lanes for: three sizes, so that there is little to compile."""
+    return 32 if bits <= 6 else 128 if bits <= 8 else 512
 
 
-@triton.jit
-def permutation_backward(shares, grad_permutation, grad_shares, scratch, units, groups, n, slots, tiles, BITS: tl.constexpr, START: tl.constexpr, LANES: tl.constexpr, BITONIC: tl.constexpr):
-    K: tl.constexpr = 1 << (BITS - 1)
-    dropped = (1 << BITS) - n if BITONIC else 0
-    wire = tl.arange(0, 1 << BITS) - dropped
-    differences = scratch + tl.program_id(0).to(tl.int64) * slots * LANES
-    for unit in range(tl.program_id(0), units, tl.num_programs(0)):
-        row = (unit // groups).to(tl.int64)
-        row_shares = shares + row * slots
-        own = grad_shares + unit.to(tl.int64) * slots
-        for tile in range(unit % groups, tiles, groups):
-            first = tile * LANES
-            start = tl.arange(0, 1 << START) + first // (1 << START) * (1 << START)
-            x = tl.where(start[:, None] == first + tl.arange(0, LANES)[None, :], 1.0, 0.0)
-            tl.debug_barrier()
-            onward(x, _differences_layer, K, (row_shares, differences), first, n, BITS, START, BITONIC)
-            tl.debug_barrier()
-            original = first + tl.arange(0, LANES) - dropped
-            inside = ((wire >= 0) & (wire < n))[:, None] & ((original >= 0) & (original < n))[None, :]
-            g = tl.load(grad_permutation + row * n * n + wire[:, None] * n + original[None, :], mask=inside, other=0.0)
-            backward(g, _gradients_layer, K, (row_shares, differences, own), first, n, BITS, START, BITONIC)
+def _values_plan(kernel: Any, bits: int, distribution: Distribution) -> Plan:
+    width = _width(bits)
+    constexprs = {
+        "DISTRIBUTION": distribution,
+        "WIDTH": width,
+        "ROWS": 128 // min(width, 128),
+    }  # 4 comparators a thread
+    return Plan(kernel, constexprs, max(1, width // 128))
+
+
+def _forward_plan(size: Size) -> Plan:
+    if not size.bitonic:
+        return _memory_plan(memory.permutation_in_memory, size.bits)
+    lanes, warps = {8: (16, 4), 9: (16, 8), 10: (16, 16)}.get(size.bits, (_LANES, 1))  # larger tiles would spill
+    return Plan(registers.permutation_in_registers, _tile(size.bits, lanes), warps)
+
+
+def _backward_plan(size: Size) -> Plan:
+    if not size.bitonic or size.bits > _REGISTER_BITS:
+        return _memory_plan(memory.permutation_backward_in_memory, size.bits)
+    kernel = registers.permutation_backward_in_registers
+    return Plan(kernel, _tile(size.bits, _LANES), 4 if size.bits == _REGISTER_BITS else 1)
+
+
+def _tile(bits: int, lanes: int) -> dict[str, Any]:
+    return {"BITS": bits, "START": min(bits, 5), "LANES": lanes}
+
+
+def _memory_plan(kernel: Any, bits: int) -> Plan:
+    width = _width(bits)
+    return Plan(kernel, {"WIDTH": width, "LANES": 16 if width == 512 else _LANES}, 4 if width == 32 else 8)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Network = Literal["bitonic", "odd_even"]
+LARGEST = 1024  # wires
 Layer = tuple[tuple[int, int], ...]  # comparators (low, high): the smaller value goes to wire `low`
 
 

@@ -149,7 +149,7 @@ def test_a_thousand_restarts_leave_nothing_behind(tmp_path: Path) -> None:
     """D10: a run of weeks with an evaluation an hour would end by having no files, threads or memory left."""
     source = BytesSource(open_shards(str(write_shards(tmp_path, 4, 60, 3000)), ShardOptions(memory=0)), ("jpg", "txt"))
     loader = make_loader(source, prefetch=1, memory=1 << 20)
-    restart(loader, 300)
+    restart(loader, 200)
     gc.collect()
     before = (threading.active_count(), descriptors(), shared_memory())
     memory = resident_bytes()
@@ -187,6 +187,7 @@ def test_a_child_process_reads_from_the_bucket(bucket: Bucket, method: str) -> N
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=read_in_child, args=(sender, ROOT, 5))
     child.start()
+    sender.close()  # so that the end of a child that failed is noticed
     assert receiver.poll(60), "the child hangs"
     theirs = receiver.recv()
     child.join(60)

@@ -123,6 +123,13 @@ def test_an_outage_is_not_remembered(reader: ResidentReader, store: SlowStore) -
     check(reader, [5], ahead=True)
 
 
+def test_nothing_keeps_more_than_its_own_bytes(reader: ResidentReader) -> None:
+    """A few samples of a range would keep all of it, and the data set take more memory than it was measured for."""
+    for ahead in (False, True):
+        found = reader.read(np.arange(SAMPLES), ahead=ahead)
+        assert all(type(data) is bytes for members in found.values() for data in members.values())  # type: ignore[union-attr]
+
+
 def test_only_what_fits_is_kept(store: SlowStore) -> None:
     """A large data set would fill the memory, or a small one be read anew in every epoch."""
     index = open_index(store)

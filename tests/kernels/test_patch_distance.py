@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torch.utils.checkpoint import checkpoint
 
+from kernels.interpreter import interpreting
 from kernels.patch_distance import patch_distance
+from tests.kernels.memory import guard_memory
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 METRICS = ("cosine", "cosine_similarity", "euclidean")
@@ -344,6 +346,16 @@ def test_without_a_gpu_the_reference_runs():
     assert torch.equal(patch_distance(queries, references), patch_distance(queries, references, backend="reference"))
 
 
+@pytest.mark.skipif(not interpreting(), reason="a GPU is here: kernels are not interpreted")
+@pytest.mark.parametrize(("n", "m", "d"), [(1, 1, 1), (5, 70, 3), (70, 5, 33)])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_no_access_outside_the_tensors(metric: str, n: int, m: int, d: int, monkeypatch: pytest.MonkeyPatch):
+    """A missing mask would read somebody else's memory: right in every other test, a crash on a GPU one day."""
+    guard_memory(monkeypatch)
+    triton(vectors(1, n, d), vectors(1, m, d, seed=1), metric)
+    triton(vectors(1, d, n).mT, vectors(2, m, 2 * d, seed=1)[1:, :, ::2], metric)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_launch_is_one_that_the_gate_compiles(metric: str, monkeypatch: pytest.MonkeyPatch):
     """A block size that nobody compiled ahead of time could spill, or not fit, on the user's GPU."""
@@ -403,6 +415,7 @@ def test_properties_of_cosine_distance(backend: str, n: int, m: int, d: int, see
     values = patch_distance(queries, references, backend=backend)
     assert ((values >= 0) & (values <= 2)).all()
     swapped = patch_distance(references, queries, backend=backend)
+    assert (patch_distance(queries, queries, backend=backend) >= 0).all()
     torch.testing.assert_close(swapped, values.mT, rtol=0, atol=4 * EPS)
     if queries.norm(dim=-1).min() * 2.0**power > 1e-11:
         torch.testing.assert_close(

@@ -41,7 +41,7 @@ class NumberReader:
         with self._lock:
             self.reads.append((rows.tolist(), ahead))
         self.during(rows.tolist(), ahead)
-        return {row: SampleError("is bad") if row in self.bad else _Row(self, row) for row in rows.tolist()}
+        return {row: SampleError("is bad") if row in self.bad else {"txt": _Text(row, self)} for row in rows.tolist()}
 
     def origin(self, row: int) -> Origin:
         return Origin(f"shard {row // 10}", f"key {row}", 512 * row)
@@ -52,11 +52,14 @@ class NumberReader:
             self.most_held = max(self.most_held, self.held)
 
 
-class _Row(dict):
-    def __init__(self, reader: NumberReader, row: int) -> None:
-        super().__init__(txt=str(row).encode())
-        self._reader = reader
+class _Text(bytes):
+    """A number in digits that counts as held as long as somebody has it."""
+
+    def __new__(cls, row: int, reader: NumberReader) -> _Text:
+        text = super().__new__(cls, str(row).encode())
+        text._reader = reader
         reader.hold(1)
+        return text
 
     def __del__(self) -> None:
         self._reader.hold(-1)
@@ -121,7 +124,7 @@ class BytesSource:
         for extension in self.required:
             if extension not in rows[0]:
                 raise SampleError(f"lacks a .{extension}")
-        batch[slot] = (sample, rows[0])
+        batch[slot] = (sample, {name: bytes(data) for name, data in rows[0].items()})
 
 
 def bytes_loader(root: str) -> Loader[Bytes]:

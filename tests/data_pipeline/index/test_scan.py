@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from isal.isal_zlib import crc32
+from webdataset.tariterators import base_plus_ext
 
 from data_pipeline.index import scan as scan_module
 from data_pipeline.index.check import difference
@@ -80,6 +83,11 @@ LAYOUTS: dict[str, tuple[Files, list[dict[str, bytes]], int]] = {
         [("0.jpg", b"A"), ("1.jpg", b"B"), ("0.txt", b"T")],
         [{"jpg": b"A"}, {"jpg": b"B"}, {"txt": b"T"}],
         0,
+    ),
+    "an ignored sample between": (
+        [(name, name.encode()) for name in ("0.jpg", "1.npy", "0.txt", "README", "0.json", "0.npy", "0.cls")],
+        [{"jpg": b"0.jpg"}, {"txt": b"0.txt", "json": b"0.json", "cls": b"0.cls"}],
+        3,
     ),
     "empty members": ([("0.jpg", b""), ("0.txt", b""), ("1.txt", b"")], [{"jpg": b"", "txt": b""}, {"txt": b""}], 0),
     "no sample": ([("README", b"r" * 1000)], [], 1),
@@ -222,3 +230,27 @@ def test_every_flipped_bit_of_an_extended_header_is_found() -> None:
                     assert difference(known, scan(bytes(broken)), lambda offset: "") is not None
                 except DamagedError as error:
                     assert "at byte" in str(error)  # noqa: PT017 - the error is one of two right outcomes
+
+
+NAMES = st.sampled_from(
+    [f"{key}{extension}" for key in ("0", "1", "d/0") for extension in (".jpg", ".TXT", ".npy", "")]
+)
+
+
+@given(st.lists(NAMES, max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_samples_are_those_of_webdataset(names: list[str]) -> None:
+    """Pictures would have other captions here than in every other reader."""
+    data = tar_bytes([(name, str(n).encode()) for n, name in enumerate(names)])
+    ours = [set(sample.items()) for sample in read_back(data, scan(data))]
+    theirs: list[tuple[str, dict[str, bytes]]] = []
+    for n, name in enumerate(names):
+        key, extension = base_plus_ext(name)
+        if key is None:
+            continue
+        kind = extension.lower()
+        if not theirs or theirs[-1][0] != key or (kind in theirs[-1][1] and kind != "npy"):
+            theirs.append((key, {}))  # where webdataset finds a name twice, it stops
+        theirs[-1][1][kind] = str(n).encode()
+    kept = [{item for item in sample.items() if item[0] in ("jpg", "txt")} for _, sample in theirs]
+    assert [sample for sample in ours if sample] == [sample for sample in kept if sample]
