@@ -231,7 +231,7 @@ class S3Store:
 
     def _persist(self, where: str, attempt: Callable[[], Result], tries: int | None = None) -> Result:
         """The result of `attempt`, tried again after failures that may pass; InputError after the others."""
-        tries = tries or self.settings.tries
+        tries, reason = tries or self.settings.tries, ""
         for number in range(tries):
             if number:
                 self._count(retries=1)

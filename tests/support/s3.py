@@ -319,9 +319,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A small S3 server over a folder.")
     parser.add_argument("--root", type=Path, required=True, help="its folders are the buckets")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
-    parser.add_argument(
-        "command", nargs="*", help="after --: run with the server in its environment"
-    )
+    parser.add_argument("command", nargs="*", help="after --: run with the server in its environment")
     arguments = parser.parse_args()
     try:
         return asyncio.run(_run(S3Server(arguments.root), arguments.port, arguments.command))
