@@ -57,7 +57,7 @@ def take_turn(pipeline: Pipeline, *, seconds: float, warm: int = 0) -> Turn:
         while seen < warm:
             seen += next(batches)
         wall, cpu, samples = time.perf_counter(), _cpu_seconds(), 0
-        while time.perf_counter() - wall < seconds:
+        while not samples or time.perf_counter() - wall < seconds:
             samples += next(batches)
         return Turn(samples, time.perf_counter() - wall, _cpu_seconds() - cpu)
 

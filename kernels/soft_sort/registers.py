@@ -130,8 +130,10 @@ def _layer_backward(
         x_a, x_b = _halves(x, BLOCK - STEP)
         difference = x_a - x_b
     slots = _slots(first, BLOCK * (BLOCK + 1) // 2 + STEP, K, BITS)
-    before = tl.load(gains + slots, mask=(slots >= 0) & older & (first % (2 * K) != 0), other=0.0)
-    tl.store(gains + slots, before + tl.sum((a - b) * difference, 1))
+    gain = tl.sum((a - b) * difference, 1)
+    if 2 * K > g.shape[1]:  # as many wires as vectors are of this tile only
+        gain += tl.load(gains + slots, mask=(slots >= 0) & older & (first % (2 * K) != 0), other=0.0)
+    tl.store(gains + slots, gain)
     a, b = mix(a, b, tl.load(shares + slots)[:, None])
     if DOUBLES:
         return tl.where(lower, a, b)

@@ -22,6 +22,8 @@ def test_stream_values_never_change() -> None:
         "AUGMENTATION": 3,
         "CAPTION": 4,
         "SHUFFLED_VOTES": 5,
+        "SUBSTITUTE": 6,
+        "SIDES": 7,
     }
 
 
