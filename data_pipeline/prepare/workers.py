@@ -23,6 +23,8 @@ from data_pipeline.prepare.job import Job, Made, Part
 from data_pipeline.prepare.ledger import write_record
 from data_pipeline.prepare.shard import write_shard
 
+_CTRL_C = 0.2  # seconds: workers leave at Ctrl-C, and the news of it may come before our own KeyboardInterrupt
+
 
 @dataclass(frozen=True)
 class Maker:
@@ -66,6 +68,7 @@ def making(maker: Maker, parts: Sequence[Part], workers: int) -> Iterator[Iterat
         futures = [pool.submit(_make, part) for part in parts]
         yield (future.result() for future in as_completed(futures))
     except BrokenProcessPool:
+        time.sleep(_CTRL_C)
         raise InputError("a worker was killed, perhaps for its memory; start again, with fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)

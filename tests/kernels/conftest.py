@@ -1,15 +1,11 @@
-"""What the kernel tests share: Triton's interpreter where there is no GPU, and uninitialised memory that shows."""
+"""What the kernel tests share: uninitialised memory that shows."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported: Triton looks when it sees the decorator
 
 
 @pytest.fixture(autouse=True)
