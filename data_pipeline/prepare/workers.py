@@ -80,7 +80,8 @@ _maker: Maker | None = None  # of a worker
 def _start(job: Job, root: str, scratch: Path, parent: int) -> None:
     """In a new worker. An S3 client is not to be used across a fork, so that each opens its own."""
     global _maker
-    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # Ctrl-C is the parent's to report
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background, for the parent, too
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # Ctrl-C is the parent's to report
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     _maker = Maker(job, Destination(root), scratch)
 

@@ -198,7 +198,13 @@ def write_large(source: Path) -> Path:
 def start(source: Path, destination: Path) -> subprocess.Popen[str]:
     """Two workers, in a session of their own; returns when the first part was made."""
     command = [sys.executable, "-m", "data_pipeline.prepare", "yfcc15m", str(source), str(destination)]
-    process = subprocess.Popen([*command, "--workers", "2"], stderr=-1, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, "--workers", "2"],
+        stderr=-1,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+    )
     deadline = time.monotonic() + 60
     while not list(destination.glob("prepare/00*.json")):
         assert process.poll() is None, process.communicate()
