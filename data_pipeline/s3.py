@@ -8,18 +8,23 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import boto3
 from botocore import exceptions as aws
+from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from data_pipeline.errors import InputError
+from data_pipeline.s3_get import RangeGetter
 from data_pipeline.shards import check_name
 
 Result = TypeVar("Result")
@@ -86,15 +91,17 @@ class S3Store:
         # A generator of its own: the global one is seeded by trainers, and retries must not move it.
         self._sleep, self._clock, self._draw = sleep, clock, draw or random.Random().random
         self._objects: dict[str, _Object] = {}
-        self._lock, self._counters = threading.Lock(), S3Counters()
+        self._lock, self._counts = threading.Lock(), Counter[str]()
         self._client = _connect(self.root, self.settings)
+        self._ranges = RangeGetter(self._client, self.bucket)
 
     def __reduce__(self) -> tuple[type[S3Store], tuple[str, S3Settings]]:
         return S3Store, (self.root, self.settings)
 
     @property
     def counters(self) -> S3Counters:
-        return self._counters
+        with self._lock:
+            return S3Counters(**self._counts)
 
     def list_shards(self) -> list[str]:
         """Names of the *.tar objects directly below the prefix, sorted; raises InputError when there is none."""
@@ -111,7 +118,7 @@ class S3Store:
 
     @property
     def retries(self) -> int:
-        return self._counters.retries
+        return self._counts["retries"]
 
     @property
     def root_name(self) -> str:
@@ -164,10 +171,10 @@ class S3Store:
         """`length` bytes of a shard from `offset`; fewer only where the shard ends."""
         found = self._object(name)
         end = min(offset + length, found.size)
-        received = bytearray()
+        received = BytesIO()  # gives its bytes away without a copy
         if offset < end:
             self._persist(self.where(name), lambda: self._receive(name, found, offset, end, received))
-        return bytes(received)
+        return received.getvalue()
 
     def where(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -194,35 +201,33 @@ class S3Store:
             where, lambda: _whole(getattr(self._client, operation)(Bucket=self.bucket, **arguments), *fields)
         )
 
-    def _receive(self, name: str, found: _Object, offset: int, end: int, received: bytearray) -> None:
+    def _receive(self, name: str, found: _Object, offset: int, end: int, received: BytesIO) -> None:
         """One request for what is still missing of bytes `offset` to `end`, appended to `received` as it comes."""
-        start = offset + len(received)
-        if received:
+        start = offset + received.tell()
+        if start > offset:
             self._count(resumed=1)
-        answer = self._client.get_object(
-            Bucket=self.bucket, Key=self.prefix + name, Range=f"bytes={start}-{end - 1}", IfMatch=found.etag
-        )
-        with answer["Body"] as body:  # closes the connection unless the body was read to its end
+        answer = self._ranges.get(self.prefix + name, start, end, found.etag)
+        with closing(answer.raw) as body:  # closes the connection unless the body was read to its end
             self._check(answer, self.where(name), found, start, end)
             began, wanted = self._clock(), end - start
-            while missing := end - offset - len(received):
+            while missing := end - offset - received.tell():
                 self._check_rate(wanted - missing, self._clock() - began)
                 data = body.read1(min(missing, _CHUNK))
                 if not data:  # http.client reports no early end here
                     raise _PassingError(f"the connection closed {missing} bytes early")
-                received += data
+                received.write(data)
                 self._count(bytes=len(data))
 
     @staticmethod
-    def _check(answer: dict[str, Any], where: str, found: _Object, start: int, end: int) -> None:
+    def _check(answer: AWSResponse, where: str, found: _Object, start: int, end: int) -> None:
         """Raises unless the answer is exactly bytes `start` to `end` of the object that was found at first."""
-        if "ETag" in answer and _quoted(answer["ETag"]) != found.etag:
+        etag, status = answer.headers.get("ETag"), answer.status_code
+        if etag is not None and _quoted(etag) != found.etag:
             _refuse_changed(where)
-        status = answer["ResponseMetadata"]["HTTPStatusCode"]
         if status != 206:
             raise _PassingError(f"status {status} to a request for a range: the server ignores ranges")
-        held = answer.get("ContentRange"), answer.get("ContentLength"), "ETag" in answer
-        if held != (f"bytes {start}-{end - 1}/{found.size}", end - start, True):
+        held = answer.headers.get("Content-Range"), answer.headers.get("Content-Length"), etag is not None
+        if held != (f"bytes {start}-{end - 1}/{found.size}", str(end - start), True):
             raise _PassingError("the answer holds another range than was asked for, or no ETag")
 
     def _check_rate(self, received: int, seconds: float) -> None:
@@ -253,7 +258,7 @@ class S3Store:
 
     def _count(self, **more: int) -> None:
         with self._lock:
-            self._counters = replace(self._counters, **{k: getattr(self._counters, k) + n for k, n in more.items()})
+            self._counts.update(more)
 
 
 def _whole(answer: dict[str, Any], *fields: str) -> dict[str, Any]:
@@ -329,12 +334,13 @@ def _quoted(etag: str) -> str:
 
 def _connect(root: str, settings: S3Settings) -> Any:
     """A boto3 client with one try a request, that talks to the configured endpoint only and logs no headers."""
-    for name in ("boto3", "botocore"):  # at DEBUG botocore logs session tokens and signatures, at INFO chatter
+    for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they log session tokens and signatures, at INFO chatter
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
     config = Config(
         connect_timeout=settings.connect_timeout,
         read_timeout=settings.read_timeout,
+        signature_version="s3v4",
         max_pool_connections=settings.connections,
         retries={"total_max_attempts": 1},
         tcp_keepalive=True,

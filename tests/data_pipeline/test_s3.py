@@ -141,12 +141,13 @@ def test_a_cut_body_goes_on_where_it_was_cut(start: Start) -> None:
     """A slow link would fetch the same bytes again and again, or mix two versions of an object."""
     store, proxy = start({"action": "cut", "value": 70_000, "method": "GET", "nth": 1})
     assert store.read("a.tar", 1000, 100_000) == SHARD[1000:101_000]
+    (target,) = {request.target for request in proxy.requests if request.method == "GET"}
     gets = [request.headers for request in proxy.requests if request.method == "GET"]
     assert [headers["range"] for headers in gets] == ["bytes=1000-100999", "bytes=71000-100999"]
     (tag,) = {headers["if-match"] for headers in gets}
     assert len(tag) > 10
     assert (store.counters.resumed, store.counters.retries) == (1, 1)
-    assert "/test-region-1/s3/" in gets[0]["authorization"], "AWS_REGION was not heard"
+    assert "%2Ftest-region-1%2Fs3%2F" in target, "AWS_REGION was not heard"
 
 
 def test_a_drip_is_waited_for_or_cut(start: Start) -> None:
@@ -363,7 +364,7 @@ def test_nothing_secret_is_logged(start: Start, caplog: pytest.LogCaptureFixture
         read_all(store)
     assert proxy.fired
     assert proxy.requests[0].headers["x-amz-security-token"] == SECRETS["AWS_SESSION_TOKEN"]
-    assert not [secret for secret in SECRETS.values() if secret in caplog.text]
+    assert not [secret for secret in (*SECRETS.values(), "X-Amz-Signature") if secret in caplog.text]
 
 
 def test_moto_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
