@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipeline.index.lookup import distinct
 from data_pipeline.order import Run
 from data_pipeline.pool import Pool
 from data_pipeline.reader import Members, RowReader, SampleError, owned
@@ -92,7 +93,7 @@ class ReadAhead:
     def _read(self, samples: np.ndarray, *, ahead: bool) -> dict[int, Rows]:
         try:
             rows = self._rows(samples)
-            found = self._reader.read(_increasing(rows), ahead=ahead)
+            found = self._reader.read(distinct(np.sort(rows, axis=None)), ahead=ahead)
             if ahead:  # they are taken one by one, and memory is given back one by one
                 found = {row: owned(members) for row, members in found.items()}
             return {s: [found[r] for r in mine] for s, mine in zip(samples.tolist(), rows.tolist(), strict=True)}
@@ -101,12 +102,6 @@ class ReadAhead:
                 with self._lock:
                     self._reading -= 1
                     self._read_on()
-
-
-def _increasing(rows: np.ndarray) -> np.ndarray:
-    """Each of them once, as numpy.unique, which imports more of numpy at its first call: 60 ms of the first batch."""
-    ordered = np.sort(rows, axis=None)
-    return ordered[np.append(True, ordered[1:] != ordered[:-1])]
 
 
 class _Rest(NamedTuple):

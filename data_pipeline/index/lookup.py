@@ -75,7 +75,7 @@ class Index:
     def pages(self, samples: np.ndarray) -> Iterator[tuple[Page, np.ndarray]]:
         """(page, its part of `samples`) for increasing sample numbers."""
         groups = self.group_of(samples)
-        for group in np.unique(groups):
+        for group in distinct(groups):
             yield self.page(int(group)), samples[groups == group]
 
     def page(self, group: int) -> Page:
@@ -144,3 +144,11 @@ def _scan(store: Store, names: list[str]) -> Index:
         scanned = list(pool.map(scan, names))
     entries = tuple(entry for entry, _ in scanned)
     return Index(Manifest(entries), {entry.name: sidecar for entry, sidecar in scanned})
+
+
+def distinct(ordered: np.ndarray) -> np.ndarray:
+    """Each of some increasing numbers once, as numpy.unique, which imports more of numpy when it is first called.
+
+    That would be 60 ms of the first batch.
+    """
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered

@@ -6,7 +6,6 @@ import json
 import random
 import tarfile
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 from data_pipeline.cache import HEADER, DiskCache
 from data_pipeline.errors import InputError
 from data_pipeline.index import GROUP_BYTES, Index, open_index
-from data_pipeline.reader import GAP, Piece, SampleError, ShardReader, spans
+from data_pipeline.reader import GAP, PIECE, Piece, SampleError, ShardReader, spans
 from data_pipeline.shards import LocalStore
 from tests.data_pipeline.conftest import tar_bytes, write_shard
 
@@ -153,46 +152,52 @@ def test_what_nobody_wants_is_not_read(tmp_path: Path) -> None:
     assert reader.counters.bytes < 4 * 2600
 
 
-PIECES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 200)), max_size=30).map(
-    lambda steps: [
-        Piece(512 + sum(s + n for s, n in steps[:i]) + steps[i][0], steps[i][1], 0, i, "jpg") for i in range(len(steps))
-    ]
+Place = tuple[int, int]  # offset and size of a member
+PLACES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 200)), max_size=30).map(
+    lambda steps: [(512 + sum(s + n for s, n in steps[:i]) + steps[i][0], steps[i][1]) for i in range(len(steps))]
 )
 
 
-@given(PIECES, st.integers(0, 300))
+def cut(places: list[Place], gap: int) -> list[list[Place]]:
+    """The places of every span; sample i is the one at place i."""
+    pieces = np.array([(offset, size, 0, i, 0) for i, (offset, size) in enumerate(places)], PIECE)
+    found = [span.tolist() for span in spans(pieces, gap)]
+    assert [piece[3] for span in found for piece in span] == list(range(len(places)))
+    return [[piece[:2] for piece in span] for span in found]
+
+
+@given(PLACES, st.integers(0, 300))
 @settings(max_examples=300, deadline=None)
-def test_every_piece_is_in_one_span_and_gaps_are_short(pieces: list[Piece], gap: int) -> None:
+def test_every_piece_is_in_one_span_and_gaps_are_short(places: list[Place], gap: int) -> None:
     """I2: a member would be missing or read twice, or megabytes read that nobody wants."""
-    found = list(spans(pieces, gap))
-    assert [piece for span in found for piece in span] == pieces
+    found = cut(places, gap)
+    assert [place for span in found for place in span] == places
     assert all(len(span) for span in found)
     for span in found:
-        end = span[0].offset
-        for piece in span:
-            assert piece.offset <= end + gap
-            end = max(end, piece.offset + piece.size)
+        end = span[0][0]
+        for offset, size in span:
+            assert offset <= end + gap
+            end = max(end, offset + size)
     assert_apart(found, gap)
 
 
-def assert_apart(found: list[Sequence[Piece]], gap: int) -> None:
+def assert_apart(found: list[list[Place]], gap: int) -> None:
     for one, two in pairwise(found):
-        assert two[0].offset > max(piece.offset + piece.size for piece in one) + gap
+        assert two[0][0] > max(offset + size for offset, size in one) + gap
 
 
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 600)), max_size=30), st.integers(0, 300))
 @settings(max_examples=200, deadline=None)
-def test_members_that_overlap_are_read_all_the_same(places: list[tuple[int, int]], gap: int) -> None:
+def test_members_that_overlap_are_read_all_the_same(places: list[Place], gap: int) -> None:
     """I2: a hostile index could make a span end before its members do."""
-    pieces = sorted(Piece(offset, size, 0, i, "jpg") for i, (offset, size) in enumerate(places))
-    found = list(spans(pieces, gap))
-    assert [piece for span in found for piece in span] == pieces
+    found = cut(sorted(places), gap)
+    assert [place for span in found for place in span] == sorted(places)
     assert_apart(found, gap)
     wanted = np.zeros(4000, bool)
-    for piece in pieces:
-        wanted[piece.offset : piece.offset + piece.size] = True
+    for offset, size in places:
+        wanted[offset : offset + size] = True
     for span in found:
-        begin, end = span[0].offset, max(piece.offset + piece.size for piece in span)
+        begin, end = span[0][0], max(offset + size for offset, size in span)
         assert np.diff(np.flatnonzero(wanted[begin:end])).max(initial=1) <= gap + 1
 
 
@@ -273,7 +278,7 @@ def sample_end(shard: Path, sample: tuple[str, dict[str, bytes], int]) -> int:
 
 def test_a_member_must_have_its_length_too(shards: Shards) -> None:
     """The checksum of nothing is 0: where a member has that checksum, a cut shard would pass for an empty member."""
-    piece = Piece(512, 4, 0, 0, "jpg")
+    piece = Piece(512, 4, 0)
     zero_sum = bytes.fromhex("9d0ad96d")
     assert piece.matches(zero_sum)
     assert not piece.matches(b"")
