@@ -8,6 +8,7 @@ for a minute, and for the part over S3 a checkout of the repository, whose test 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         size = Size(1, 0.3, photos=48, samples=128, links=LINKS[-1:])
     try:
         logging.getLogger("botocore").setLevel(logging.WARNING)  # at INFO it tells where credentials came from
+        gc.freeze()  # as a run does before its first step
         with tempfile.TemporaryDirectory(prefix="bench-data-") as folder:
             results = list(_measure(Path(folder), size))
     except InputError as error:

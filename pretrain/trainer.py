@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,7 @@ def fit(
     every step, in order, on every rank.
     """
     engine.objective.train()
+    gc.freeze()  # what imports and set-up made stays: no collection need look at it again
     while state.step < steps and not should_stop():
         torch.manual_seed(seed + state.step)  # so that no generator state needs saving
         for _ in range(engine.accumulation):
