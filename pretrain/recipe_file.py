@@ -7,17 +7,15 @@ full path and the nearest valid key.
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from data_pipeline.errors import InputError
 from pretrain.recipe import CHANGES_NO_NUMBER, OBJECTIVES, SHARED_WITH_INIT, Recipe
+from pretrain.typed_yaml import leaves, merge, parse_overrides, read_layer
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -27,7 +25,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises InputError naming the full path of a key at fault and the nearest valid one.
     """
-    return _load(name, [_parse_overrides(overrides)])
+    return _load(name, [parse_overrides(overrides)])
 
 
 def _load(name: str, above: Sequence[DictConfig]) -> Recipe:
@@ -44,7 +42,7 @@ def load_init_recipe(recipe: Recipe) -> Recipe:
         raise InputError(f"{recipe.name}: init is {recipe.init}, so init_recipe or init_checkpoint must be set")
     shuffled = ["data.shuffled=true"] if recipe.init == "shuffled_triplets" else []
     shared = OmegaConf.create({key: _plain(recipe)[key] for key in SHARED_WITH_INIT})
-    first = _load(recipe.init_recipe, [_parse_overrides([*recipe.init_overrides, *shuffled]), shared])
+    first = _load(recipe.init_recipe, [parse_overrides([*recipe.init_overrides, *shuffled]), shared])
     if first.objective.kind != "perceptual_init":
         raise InputError(
             f"init_recipe {recipe.init_recipe}: its objective is {first.objective.kind}, not perceptual_init"
@@ -64,7 +62,7 @@ def recipe_names() -> list[str]:
 
 def first_difference(ours: Recipe, theirs: Recipe) -> str | None:
     """The path and the two values of the first setting that changes numbers and differs, or None."""
-    a, b = (dict(_leaves(_plain(r))) for r in (ours, theirs))
+    a, b = (dict(leaves(_plain(r))) for r in (ours, theirs))
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key) and not key.startswith(CHANGES_NO_NUMBER):
             return f"{key} is {a.get(key)!r}, there it is {b.get(key)!r}"
@@ -81,35 +79,14 @@ def _find(name: str) -> Path:
 
 
 def _read_with_base(path: Path) -> list[DictConfig]:
-    layer = _read(path)
+    layer = read_layer(path)
     base = layer.pop("extends", None)
     if base is None:
         return [layer]
-    below = _read(path.parent / f"{base}.yaml")
+    below = read_layer(path.parent / f"{base}.yaml")
     if "extends" in below:
         raise InputError(f"{path}: extends {base}, which extends another; one level is allowed")
     return [below, layer]
-
-
-def _read(path: Path) -> DictConfig:
-    try:
-        layer = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"{path}: cannot be read as YAML: {_first_line(error)}") from None
-    if not isinstance(layer, DictConfig):
-        raise InputError(f"{path}: a recipe is a mapping of keys to values")
-    return layer
-
-
-def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
-    for item in overrides:
-        if "=" not in item or item.startswith("="):
-            raise InputError(f"{item!r}: an override is written key=value, e.g. schedule.epochs=2")
-        try:
-            OmegaConf.from_dotlist([item])
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise InputError(f"{item!r}: the value is no YAML: {_first_line(error)}") from None
-    return OmegaConf.from_dotlist(list(overrides))
 
 
 def _schema(kind: str) -> DictConfig:
@@ -121,14 +98,7 @@ def _schema(kind: str) -> DictConfig:
 
 
 def _resolve(name: str, schema: DictConfig, layers: Sequence[DictConfig]) -> Recipe:
-    try:
-        recipe = OmegaConf.to_object(OmegaConf.merge(schema, *layers))
-    except ConfigKeyError as error:
-        raise InputError(f"{name}: unknown key {error.full_key}{_nearest(schema, str(error.full_key))}") from None
-    except InterpolationResolutionError as error:
-        raise InputError(f"{name}: {error.full_key}: {_unresolved(error, str(error.full_key))}") from None
-    except OmegaConfBaseException as error:
-        raise InputError(f"{name}: {error.full_key or 'recipe'}: {_first_line(error)}") from None
+    recipe = merge(name, schema, layers, hidden=["toy_world"])
     assert isinstance(recipe, Recipe)
     _check(recipe)
     return recipe
@@ -185,28 +155,3 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(recipe))
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, tree
-
-
-def _nearest(schema: DictConfig, key: str) -> str:
-    filled = OmegaConf.merge(schema, {"toy_world": {}})  # a section that is null by default
-    keys = [path for path, _ in _leaves(OmegaConf.to_container(filled))]
-    sections = {path.rsplit(".", 1)[0] for path in keys if "." in path}
-    near = difflib.get_close_matches(key, [*keys, *sections], n=1, cutoff=0.4)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _unresolved(error: Exception, key: str) -> str:
-    variable = re.search(r"Environment variable '(\w+)'", str(error))
-    return f"set the environment variable {variable[1]}, or pass {key}=..." if variable else _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
