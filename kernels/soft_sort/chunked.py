@@ -1,14 +1,16 @@
 """Soft sorting in PyTorch, in chunks, with its own backward pass: what runs where the Triton kernels do not.
 
-The permutation is written sorted-major, (rows, sorted n, original n). A chunk is laid out (wires, vectors, rows), so
-that a layer is one copy of whole wires and one `lerp` over contiguous memory, and is small enough to stay in the cache.
-The backward pass recomputes the layers of a chunk: what is saved of a forward pass is its input. A layer's matrix is
-symmetric, so gradients go back through the same mixing as values go forward.
+The permutation is written sorted-major, (rows, sorted n, original n). Groups of rows go through the network with their
+values first, which is many small operations, then chunks of a group with their unit vectors, which is the work. A chunk
+is laid out (wires, vectors, rows), so that a layer is one copy of whole wires and one `lerp` over contiguous memory,
+and is small enough to stay in the cache. The backward pass recomputes the layers of a chunk: what is saved of a forward
+pass is its input. A layer's matrix is symmetric, so gradients go back through the same mixing as values go forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -17,8 +19,9 @@ from torch import Tensor
 from kernels.soft_sort.networks import Wiring
 from kernels.soft_sort.relaxation import Relaxation
 
-STATE = 1 << 18  # numbers in the state of a chunk: 1 MB of fp32, a share of the second-level cache
-STATES = 1 << 22  # numbers in the states of all layers of a chunk, for the backward pass
+STATE = 1 << 18  # numbers in the state of a chunk, at most: 1 MB of fp32, a share of the second-level cache
+STATES = 1 << 22  # numbers in the states of all layers of a chunk, for the backward pass, at most
+SHARES = 1 << 21  # numbers that the values of a group leave for all layers, at most
 
 
 class Phase(NamedTuple):
@@ -26,7 +29,6 @@ class Phase(NamedTuple):
 
     keeps: Tensor  # (L, n, R) share of itself that a wire keeps
     gaps: Tensor  # (L, n, R) how far a wire and its partner are in order
-    before: Tensor  # (L, n, R) values before each layer
     after: Tensor  # (n, R) sorted values
 
 
@@ -34,15 +36,15 @@ def forward(values: Tensor, wiring: Wiring, relaxation: Relaxation) -> tuple[Ten
     """values (rows, n) to sorted (rows, n) and the transposed permutation (rows, sorted n, original n)."""
     rows, n = values.shape
     ordered, permutation = torch.empty_like(values), values.new_empty(rows, n, n)
-    chunk, tile = _chunk(n, STATE)
-    for part in _slices(rows, chunk):
-        phase = _values_phase(values[part], wiring, relaxation)
-        ordered[part] = phase.after.T
-        for vectors in _slices(n, tile):
-            state = _unit_vectors(n, vectors, phase.after)
-            for partner, keep in zip(wiring.partner, phase.keeps, strict=True):
+    chunk, tile = _chunk(n, min(STATE, permutation.numel() // 4))  # three states at a time, beside the output
+    for group in _groups(values, wiring):
+        phase = _values_phase(values[group], wiring, relaxation)
+        ordered[group] = phase.after.T
+        for part, vectors in product(_slices(phase.after.shape[1], chunk), _slices(n, tile)):
+            state = _unit_vectors(n, vectors, phase.after[:, part])
+            for partner, keep in zip(wiring.partner, phase.keeps[:, :, part], strict=True):
                 state = _mix(state, partner, keep[:, None])
-            permutation[part, :, vectors] = state.permute(2, 0, 1)
+            permutation[group][part, :, vectors] = state.permute(2, 0, 1)
     return ordered, permutation
 
 
@@ -50,44 +52,47 @@ def backward(
     grad_ordered: Tensor | None, grad_permutation: Tensor | None, values: Tensor, wiring: Wiring, relaxation: Relaxation
 ) -> Tensor:
     """Gradient to the values (rows, n), from gradients of both outputs of `forward`; None stands for zeros."""
-    rows, n = values.shape
-    grad = torch.empty_like(values)
-    chunk, tile = _chunk(n, min(STATE, STATES // max(1, len(wiring.partner))))
-    for part in _slices(rows, chunk):
-        phase = _values_phase(values[part], wiring, relaxation)
+    n, grad = values.shape[1], torch.empty_like(values)
+    states = len(wiring.partner) + 4  # 4: gradients and what a layer makes on its way
+    chunk, tile = _chunk(n, min(STATE, min(STATES, 2 * n * values.numel()) // states))  # two permutations, for few rows
+    for group in _groups(values, wiring):
+        phase = _values_phase(values[group], wiring, relaxation)
         grad_keeps = torch.zeros_like(phase.keeps)
         if grad_permutation is not None:
-            for vectors in _slices(n, tile):
-                piece = grad_permutation[part, :, vectors].permute(1, 2, 0).contiguous()
-                _add_from_vectors(grad_keeps, piece, _unit_vectors(n, vectors, phase.after), wiring, phase.keeps)
-        last = torch.zeros_like(phase.after) if grad_ordered is None else grad_ordered[part].T
-        grad[part] = _values_backward(last, grad_keeps, phase, wiring, relaxation).T
+            for part, vectors in product(_slices(phase.after.shape[1], chunk), _slices(n, tile)):
+                piece = grad_permutation[group][part, :, vectors].permute(1, 2, 0).contiguous()
+                unit = _unit_vectors(n, vectors, phase.after[:, part])
+                _add_from_vectors(grad_keeps[:, :, part], piece, unit, wiring, phase.keeps[:, :, part])
+        last = torch.zeros_like(phase.after) if grad_ordered is None else grad_ordered[group].T
+        grad[group] = _values_backward(last, grad_keeps, phase, wiring, relaxation).T
     return grad
+
+
+def _groups(values: Tensor, wiring: Wiring) -> Iterator[slice]:
+    """Rows whose shares, gaps and gradients of shares are half as much as the permutation of all rows, at most."""
+    rows, n = values.shape
+    return _slices(rows, max(1, min(SHARES, rows * n * n // 2) // max(1, 3 * wiring.partner.numel())))
 
 
 def _values_phase(values: Tensor, wiring: Wiring, relaxation: Relaxation) -> Phase:
     """values (R, n). A row with a value that is not finite becomes NaN: it has no order."""
     wires = (values + (values * 0).sum(1, keepdim=True)).T.contiguous()
-    keeps, gaps, before = (wires.new_empty(len(wiring.partner), *wires.shape) for _ in range(3))
+    keeps, gaps = (wires.new_empty(len(wiring.partner), *wires.shape) for _ in range(2))
     for number, (partner, side) in enumerate(zip(*wiring, strict=True)):
-        before[number] = wires
         gaps[number] = (wires - wires.index_select(0, partner)) * side[:, None].to(wires.dtype)
         keeps[number] = relaxation.keep(gaps[number])
         wires = _mix(wires, partner, keeps[number])
-    return Phase(keeps, gaps, before, wires)
+    return Phase(keeps, gaps, wires)
 
 
 def _values_backward(grad: Tensor, grad_keeps: Tensor, phase: Phase, wiring: Wiring, relaxation: Relaxation) -> Tensor:
     """grad (n, R) of the sorted values, grad_keeps (L, n, R) of every wire's share, to (n, R) of the values."""
     for number in reversed(range(len(grad_keeps))):
-        partner, side, before = (
-            wiring.partner[number],
-            wiring.side[number, :, None].to(grad.dtype),
-            phase.before[number],
-        )
-        of_keep = grad_keeps[number] + grad * (before - before.index_select(0, partner))
-        of_keep = of_keep + of_keep.index_select(0, partner)  # both wires of a comparator have one share and one gap
-        grad = _mix(grad, partner, phase.keeps[number]) + side * of_keep * relaxation.slope(phase.gaps[number])
+        partner, side, gap = wiring.partner[number], wiring.side[number, :, None].to(grad.dtype), phase.gaps[number]
+        slope = relaxation.slope(gap)
+        of_keep = grad_keeps[number] + grad_keeps[number].index_select(0, partner)  # a comparator has one share
+        pull = grad - grad.index_select(0, partner)  # times the difference of the values, which slope keeps in range
+        grad = _mix(grad, partner, phase.keeps[number]) + side * of_keep * slope + pull * (gap * slope)
     return grad
 
 

@@ -98,3 +98,10 @@ def mix(a, b, keep):
     """
     away = keep * -1.0  # not -keep, which is 0 - keep: an instruction where a sign is enough
     return tl.fma(keep, a, tl.fma(away, b, b)), tl.fma(keep, b, tl.fma(away, a, a))
+
+
+@triton.jit
+def mix_values(a, b, keep):
+    """The same for values, whose distance may be far less than they are: one rounding each, as torch.lerp does."""
+    smaller = tl.where(keep < 0.5, keep, 1.0 - keep) * (b - a)
+    return tl.where(keep < 0.5, b - smaller, a + smaller), tl.where(keep < 0.5, a + smaller, b - smaller)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.soft_sort.comparators import argument, comparators, density, mix, share
+from kernels.soft_sort.comparators import argument, comparators, density, mix, mix_values, share
 
 _INTEGERS = ["rows", "n", "bits", "layers", "bitonic"]  # one compilation for all of them
 
@@ -53,7 +53,7 @@ def values_forward(
         keep = tl.where(exists[None, :], share(gap, u, DISTRIBUTION), 1.0) + poison
         at = shares + (row.to(tl.int64)[:, None] * layers + layer) * slots + number
         tl.store(at, keep, mask=(row < rows)[:, None] & (number < slots))
-        v_a, v_b = mix(v_a, v_b, keep)
+        v_a, v_b = mix_values(v_a, v_b, keep)
         tl.store(wires + a[None, :], v_a, mask=inside)
         tl.store(wires + b[None, :], v_b, mask=inside)
 
@@ -82,7 +82,7 @@ def values_backward(
         at = (row.to(tl.int64)[:, None] * layers + layer) * slots + number
         keep = tl.load(shares + at, mask=inside, other=1.0)
         tl.store(shares + at, v_b - v_a, mask=inside)
-        v_a, v_b = mix(v_a, v_b, keep)
+        v_a, v_b = mix_values(v_a, v_b, keep)
         tl.store(state + wires + a[None, :], v_a, mask=inside)
         tl.store(state + wires + b[None, :], v_b, mask=inside)
     for done in range(layers):
@@ -96,8 +96,9 @@ def values_backward(
         u, slope = argument(gap, steepness, art_lambda, DISTRIBUTION)
         g_a = tl.load(grad + wires + a[None, :], mask=inside, other=0.0)
         g_b = tl.load(grad + wires + b[None, :], mask=inside, other=0.0)
-        of_keep = tl.load(gains + at, mask=inside, other=0.0) + (g_b - g_a) * difference
-        push = direction[None, :] * of_keep * density(u, DISTRIBUTION) * slope
+        slope *= density(u, DISTRIBUTION)
+        of_keep = direction[None, :] * tl.load(gains + at, mask=inside, other=0.0)
+        push = of_keep * slope + (g_b - g_a) * (gap * slope)  # (g_b - g_a) * gap could leave float32's range
         g_a, g_b = mix(g_a, g_b, share(gap, u, DISTRIBUTION) + poison)
         tl.store(grad + wires + a[None, :], g_a - push, mask=inside)
         tl.store(grad + wires + b[None, :], g_b + push, mask=inside)

@@ -29,7 +29,6 @@ NETWORKS, DISTRIBUTIONS = get_args(Network), get_args(Distribution)
 SIZES = (2, 3, 5, 8, 16, 31, 49, 64, 100, 128)
 EPS = torch.finfo(torch.float32).eps
 NAMES = ("sorted", "permutation", "gradient of sorted", "gradient of the permutation")
-SMOOTH = ("cauchy", "logistic", "gaussian", "reciprocal")  # F'' is bounded, and small enough for float32 near ties
 
 # What the interpreter computes for lanes that are masked out may overflow; NumPy tells.
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
@@ -134,26 +133,27 @@ def test_wiring_is_symmetric():
 def test_equals_diffsort(network: str, distribution: str):
     """Results would not be those of the papers that used diffsort.
 
-    Outputs agree to 1e-5 in float32. Gradients agree to 1e-5 of the largest in float64; in float32, where diffsort's
-    own are further off from those, the error rule holds. Not so for logistic_phi and optimal: near a tie one rounding
-    of a value changes their slope by more than that, in both implementations.
+    In float64 everything agrees to 1e-10; 1e-8 for optimal, whose 1/u diffsort writes as 1/(u + 1e-10). At steepness 8,
+    because diffsort rounds the gaussian's 1/steepness to float32. In float32 outputs agree to 1e-5, gradients to 1e-5
+    of the largest wherever diffsort itself is that close to float64, else by the error rule. The slope of logistic_phi
+    has no bound near a tie, where one rounding of a value changes it at will: there the rule holds for the median.
     """
-    options = {"distribution": distribution, "steepness": 10.0}
+    options = {"distribution": distribution, "steepness": 8.0}
     for n in SIZES:
         values = random(3, n, seed=n)
-        got, theirs = (
-            run(sort, values) for sort in (ours(network=network, **options), diffsorts(network, n, **options))
-        )
-        exact_got, exact = (
-            run(sort, values.double()) for sort in (ours(network=network, **options), diffsorts(network, n, **options))
-        )
-        for name, a, b, exact_a, exact_b in zip(NAMES, got, theirs, exact_got, exact, strict=True):
-            scale = exact_b.abs().max().clamp(min=1).item()
-            assert (exact_a - exact_b).abs().max().item() <= 1e-5 * scale, (n, name)
+        sorts = ours(network=network, **options), diffsorts(network, n, **options)
+        got, theirs = (run(sort, values) for sort in sorts)
+        exact, exact_theirs = (run(sort, values.double()) for sort in sorts)
+        for name, a, b, c, d in zip(NAMES, got, theirs, exact, exact_theirs, strict=True):
+            scale, label = d.abs().max().clamp(min=1).item(), f"{name}, n {n}"
+            assert (c - d).abs().max().item() <= (1e-8 if distribution == "optimal" else 1e-10) * scale, label
             if name in ("sorted", "permutation"):
-                assert (a - b).abs().max().item() <= 1e-5, (n, name)
-            elif distribution in SMOOTH:
-                assert_as_exact_as_torch(a, b, exact_a, 1e-5 * scale, f"{name}, n {n}")
+                assert (a - b).abs().max().item() <= 1e-5, label
+            elif distribution != "logistic_phi":
+                assert_as_exact_as_torch(a, b, d, 1e-5 * scale, label)
+            else:
+                off, allowed = ((x - d).abs().median().item() for x in (a, b))
+                assert off <= 2 * allowed + 1e-6 * scale, label
 
 
 def test_lambda_is_that_of_diffsort():
@@ -171,6 +171,7 @@ def test_lambda_is_that_of_diffsort():
 def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.MonkeyPatch):
     """Rows or original positions at the border of a chunk would be lost, or the gradients written by hand be wrong."""
     monkeypatch.setattr(chunked, "STATE", 3 * n * n if n != 33 else 7 * n)  # three rows at once, or seven vectors
+    monkeypatch.setattr(chunked, "SHARES", 3 * 5 * wiring(network, n, CPU).partner.numel())  # five rows, then three
     values = random(8, n, dtype=torch.float64)
     for distribution in DISTRIBUTIONS:
         options = {"distribution": distribution, "steepness": 7.0}
@@ -192,23 +193,27 @@ def test_gradients_are_those_of_the_values(network: str, distribution: str):
     assert torch.autograd.gradcheck(sort, values, eps=1e-7, atol=1e-5)
 
 
-def test_four_copies_of_the_permutation():
-    """The CPU path would need gigabytes where the permutation has 30 MB: at the published shape, both passes."""
-    leaf, pull = random(3136, 49).requires_grad_(), random(3136, 49, 49, seed=1)
-    peak = peak_bytes(lambda: torch.autograd.grad(ours()(leaf)[1], leaf, pull), CPU)
-    assert peak <= 3 * 4 * pull.numel()  # and the gradient that comes in
+@pytest.mark.parametrize(("network", "rows", "n"), [("bitonic", 300, 49), ("bitonic", 100, 7), ("odd_even", 30, 9)])
+def test_four_copies_of_the_permutation(network: str, rows: int, n: int):
+    """The CPU path would need gigabytes where the permutation has 30 MB; diffsort holds some for each layer.
+
+    Chunks are no larger than at the published 3,136 rows, which take longer to measure than the rest of this file.
+    """
+    leaf, pull = random(rows, n).requires_grad_(), random(rows, n, n, seed=1)
+    peak = peak_bytes(lambda: torch.autograd.grad(ours(network=network)(leaf)[1], leaf, pull), CPU)
+    assert peak <= 4 * 4 * pull.numel()
 
 
 def test_three_times_as_fast_as_diffsort():
-    """The CPU path would be too slow for what it is there for. It is some fifteen times as fast."""
-    values, pull, seconds = random(196, 49), random(196, 49, 49, seed=1), {}
+    """The CPU path would be too slow for what it is there for. It is some five times as fast at this size."""
+    values, pull, seconds = random(392, 49), random(392, 49, 49, seed=1), {}
     for _ in range(3):
         for name, sort in (("ours", ours()), ("theirs", diffsorts("bitonic", 49))):
-            leaf = values.requires_grad_()
+            leaf = values.detach().requires_grad_()
             start = time.perf_counter()
             torch.autograd.grad(sort(leaf)[1], leaf, pull)
             seconds.setdefault(name, []).append(time.perf_counter() - start)
-    assert 3 * min(seconds["ours"]) < min(seconds["theirs"])
+    assert 3 * min(seconds["ours"]) < min(seconds["theirs"]), seconds
 
 
 # Both paths
@@ -218,8 +223,8 @@ def test_three_times_as_fast_as_diffsort():
 @pytest.mark.parametrize("network", NETWORKS)
 def test_permutations_are_doubly_stochastic(network: str, backend: str):
     """What is called a permutation would create or lose mass; sorted would not be the values it permutes."""
-    for n in (2, 7, 33):
-        values = random(3, n, seed=n)
+    for n in (2, 7, 18):
+        values = random(2, n, seed=n)
         ordered, permutation = soft_sort(values, network=network, steepness=50.0, backend=backend)
         assert (permutation >= 0).all()
         for dim in (1, 2):
@@ -251,7 +256,7 @@ def test_finite_at_every_steepness(distribution: str, backend: str):
     values[2] += 1e6
     values[3, ::2] = values[3, 0]
     values[4] = torch.tensor([-1e37, 1e37, 0.0, 1e-38, -1e-38, 1e37, 1.0])
-    for steepness in (1.0, 100.0, 10_000.0):
+    for steepness in (1.0, 100.0, 10_000.0) if backend == "reference" else (10_000.0,):
         got = run(ours(backend, distribution=distribution, steepness=steepness), values)
         for name, output in zip(NAMES, got, strict=True):
             assert output.isfinite().all(), (name, steepness)
@@ -293,7 +298,7 @@ def check_kernels(
     got = run(ours("triton", network=network, **settings_), values)
     theirs = run(specified(network, n, **settings_), values)
     exact = run(specified(network, n, **settings_), values.double())
-    assert [x.dtype for x in got] == [torch.float32] * 2 + [values.dtype] * 3
+    assert [x.dtype for x in got] == [torch.float32] * 2 + [values.dtype] * 2
     for name, a, b, c in zip(NAMES, got, theirs, exact, strict=True):
         assert_as_exact_as_torch(a, b, c, 32 * EPS * c.abs().max().clamp(min=1).item(), name)
 
@@ -379,7 +384,7 @@ def test_strides(network: str):
 def test_empty(network: str, backend: str):
     """The last, empty batch of a rank would stop the run, or leave a gradient unwritten."""
     got = run(ours(backend, network=network), random(0, 5))
-    assert [tuple(x.shape) for x in got] == [(0, 5), (0, 5, 5), (0, 5), (0, 5), (0, 5)]
+    assert [tuple(x.shape) for x in got] == [(0, 5), (0, 5, 5), (0, 5), (0, 5)]
 
 
 @pytest.mark.skipif(not interpreting(), reason="a GPU is here: kernels are not interpreted")
@@ -487,7 +492,7 @@ def test_compile_takes_it_whole(backend: str):
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_both_gradients_at_once(network: str, backend: str):
-    """A loss on the sorted values and on the permutation would forget one of them, or the one would disturb the other."""
+    """A loss on both outputs would forget one of them, or the one would disturb the other."""
     values = random(2, 6).requires_grad_()
     outputs = soft_sort(values, network=network, backend=backend)
     pulls = [random(*x.shape, seed=1) for x in outputs]
