@@ -84,21 +84,34 @@ def measure(cases: Iterable[Case], device: torch.device, limits: dict[str, float
     rows = []
     for _, group in groupby(cases, key=lambda case: case.case):
         rivals = list(group)
-        seconds = interleaved({case.candidate: case.run for case in rivals}, device)
+        fitting = {case.candidate: case.run for case in rivals if _fits(case)}
+        seconds = interleaved(fitting, device)
         for case in rivals:
-            taken = quantiles(seconds[case.candidate])
-            row = {
-                "case": case.case,
-                "candidate": case.candidate,
-                "seconds": taken,
-                "peak_bytes": peak_bytes(case.run, device),
-                "bytes": case.bytes,
-                "flops": case.flops,
-                "share_of_copy": case.bytes / taken["median"] / limits["copy_bytes_per_second"],
-                "share_of_fp32": case.flops / taken["median"] / limits["fp32_flops_per_second"],
-            }
+            row: dict[str, Any] = {"case": case.case, "candidate": case.candidate}
+            if case.candidate in fitting:
+                taken = quantiles(seconds[case.candidate])
+                row |= {
+                    "seconds": taken,
+                    "peak_bytes": peak_bytes(case.run, device),
+                    "bytes": case.bytes,
+                    "flops": case.flops,
+                    "share_of_copy": case.bytes / taken["median"] / limits["copy_bytes_per_second"],
+                    "share_of_fp32": case.flops / taken["median"] / limits["fp32_flops_per_second"],
+                }
+            else:
+                row["failed"] = "out of memory"
             rows.append(row)
     return rows
+
+
+def _fits(case: Case) -> bool:
+    """Whether the device has memory for it: a rival that has not is a result, too."""
+    try:
+        case.run()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -106,9 +119,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     width = max((len(row["case"]) for row in rows), default=0)
     lines = [f"{'case':{width}}  candidate      median ms     p20     p80   peak MB   of copy   of fp32"]
     for row in rows:
+        name = f"{row['case']:{width}}  {row['candidate']:12}"
+        if "failed" in row:
+            lines.append(f"{name} {row['failed']:>11}")
+            continue
         ms = {name: 1e3 * value for name, value in row["seconds"].items()}
         lines.append(
-            f"{row['case']:{width}}  {row['candidate']:12} {ms['median']:11.3f} {ms['p20']:7.3f} {ms['p80']:7.3f}"
+            f"{name} {ms['median']:11.3f} {ms['p20']:7.3f} {ms['p80']:7.3f}"
             f" {row['peak_bytes'] / 1e6:9.1f} {row['share_of_copy']:8.1%} {row['share_of_fp32']:9.1%}"
         )
     return "\n".join(lines)

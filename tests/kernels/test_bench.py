@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -60,6 +61,19 @@ def test_a_record_says_what_where_and_what_is_missing(
         assert row["share_of_copy"] == pytest.approx(1000 / taken["median"] / 1e9)
         assert row["share_of_fp32"] == pytest.approx(50 / taken["median"] / 1e10)
     assert "not measured on CUDA" in capsys.readouterr().out
+
+
+def test_a_rival_without_enough_memory_is_a_result():
+    """One size that is too large for the original would end the bench without any record."""
+
+    def greedy() -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    large = dataclasses.replace(case("original"), run=greedy)
+    rows = bench.measure([case("ours"), large], CPU, LIMITS)
+    assert rows[0]["seconds"]["median"] > 0
+    assert rows[1] == {"case": "4x4", "candidate": "original", "failed": "out of memory"}
+    assert "original     out of memory" in bench.table(rows)
 
 
 def test_rivals_take_turns():

@@ -1,0 +1,132 @@
+"""Soft sorting in PyTorch, in chunks, with its own backward pass: what runs where the Triton kernels do not.
+
+The permutation is written sorted-major, (rows, sorted n, original n). Groups of rows go through the network with their
+values first, which is many small operations, then chunks of a group with their unit vectors, which is the work. A chunk
+is laid out (wires, vectors, rows), so that a layer is one copy of whole wires and one `lerp` over contiguous memory,
+and is small enough to stay in the cache. The backward pass recomputes the layers of a chunk: what is saved of a forward
+pass is its input. A layer's matrix is symmetric, so gradients go back through the same mixing as values go forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kernels.soft_sort.networks import Wiring
+from kernels.soft_sort.relaxation import Relaxation
+
+STATE = 1 << 18  # numbers in the state of a chunk, at most: 1 MB of fp32, a share of the second-level cache
+STATES = 1 << 22  # numbers in the states of all layers of a chunk, for the backward pass, at most
+SHARES = 1 << 21  # numbers that the values of a group leave for all layers, at most
+
+
+class Phase(NamedTuple):
+    """The values on the wires of some rows (R), through all layers (L)."""
+
+    keeps: Tensor  # (L, n, R) share of itself that a wire keeps
+    gaps: Tensor  # (L, n, R) how far a wire and its partner are in order
+    after: Tensor  # (n, R) sorted values
+
+
+def forward(values: Tensor, wiring: Wiring, relaxation: Relaxation) -> tuple[Tensor, Tensor]:
+    """values (rows, n) to sorted (rows, n) and the transposed permutation (rows, sorted n, original n)."""
+    rows, n = values.shape
+    ordered, permutation = torch.empty_like(values), values.new_empty(rows, n, n)
+    chunk, tile = _chunk(n, min(STATE, permutation.numel() // 4))  # three states at a time, beside the output
+    for group in _groups(values, wiring):
+        phase = _values_phase(values[group], wiring, relaxation)
+        ordered[group] = phase.after.T
+        for part, vectors in product(_slices(phase.after.shape[1], chunk), _slices(n, tile)):
+            state = _unit_vectors(n, vectors, phase.after[:, part])
+            for partner, keep in zip(wiring.partner, phase.keeps[:, :, part], strict=True):
+                state = _mix(state, partner, keep[:, None])
+            permutation[group][part, :, vectors] = state.permute(2, 0, 1)
+    return ordered, permutation
+
+
+def backward(
+    grad_ordered: Tensor | None, grad_permutation: Tensor | None, values: Tensor, wiring: Wiring, relaxation: Relaxation
+) -> Tensor:
+    """Gradient to the values (rows, n), from gradients of both outputs of `forward`; None stands for zeros."""
+    n, grad = values.shape[1], torch.empty_like(values)
+    states = len(wiring.partner) + 4  # 4: gradients and what a layer makes on its way
+    chunk, tile = _chunk(n, min(STATE, min(STATES, 2 * n * values.numel()) // states))  # two permutations, for few rows
+    for group in _groups(values, wiring):
+        phase = _values_phase(values[group], wiring, relaxation)
+        grad_keeps = torch.zeros_like(phase.keeps)
+        if grad_permutation is not None:
+            for part, vectors in product(_slices(phase.after.shape[1], chunk), _slices(n, tile)):
+                piece = grad_permutation[group][part, :, vectors].permute(1, 2, 0).contiguous()
+                unit = _unit_vectors(n, vectors, phase.after[:, part])
+                _add_from_vectors(grad_keeps[:, :, part], piece, unit, wiring, phase.keeps[:, :, part])
+        last = torch.zeros_like(phase.after) if grad_ordered is None else grad_ordered[group].T
+        grad[group] = _values_backward(last, grad_keeps, phase, wiring, relaxation).T
+    return grad
+
+
+def _groups(values: Tensor, wiring: Wiring) -> Iterator[slice]:
+    """Rows whose shares, gaps and gradients of shares are half as much as the permutation of all rows, at most."""
+    rows, n = values.shape
+    return _slices(rows, max(1, min(SHARES, rows * n * n // 2) // max(1, 3 * wiring.partner.numel())))
+
+
+def _values_phase(values: Tensor, wiring: Wiring, relaxation: Relaxation) -> Phase:
+    """values (R, n). A row with a value that is not finite becomes NaN: it has no order."""
+    wires = (values + (values * 0).sum(1, keepdim=True)).T.contiguous()
+    keeps, gaps = (wires.new_empty(len(wiring.partner), *wires.shape) for _ in range(2))
+    for number, (partner, side) in enumerate(zip(*wiring, strict=True)):
+        gaps[number] = (wires - wires.index_select(0, partner)) * side[:, None].to(wires.dtype)
+        keeps[number] = relaxation.keep(gaps[number])
+        wires = _mix(wires, partner, keeps[number])
+    return Phase(keeps, gaps, wires)
+
+
+def _values_backward(grad: Tensor, grad_keeps: Tensor, phase: Phase, wiring: Wiring, relaxation: Relaxation) -> Tensor:
+    """grad (n, R) of the sorted values, grad_keeps (L, n, R) of every wire's share, to (n, R) of the values."""
+    for number in reversed(range(len(grad_keeps))):
+        partner, side, gap = wiring.partner[number], wiring.side[number, :, None].to(grad.dtype), phase.gaps[number]
+        slope = relaxation.slope(gap)
+        of_keep = grad_keeps[number] + grad_keeps[number].index_select(0, partner)  # a comparator has one share
+        pull = grad - grad.index_select(0, partner)  # times the difference of the values, which slope keeps in range
+        grad = _mix(grad, partner, phase.keeps[number]) + side * of_keep * slope + pull * (gap * slope)
+    return grad
+
+
+def _add_from_vectors(grad_keeps: Tensor, grad: Tensor, state: Tensor, wiring: Wiring, keeps: Tensor) -> None:
+    """Adds to grad_keeps (L, n, R) what some vectors' end states, with grad (n, vectors, R), say about the shares."""
+    gains = []
+    states = [state]
+    for partner, keep in zip(wiring.partner[:-1], keeps[:-1], strict=True):
+        states.append(_mix(states[-1], partner, keep[:, None]))
+    for number in reversed(range(len(keeps))):
+        partner, before = wiring.partner[number], states.pop()
+        gains.append((before - before.index_select(0, partner)).mul_(grad).sum(1))
+        grad = _mix(grad, partner, keeps[number][:, None])
+    if gains:
+        grad_keeps += torch.stack(gains[::-1])
+
+
+def _mix(state: Tensor, partner: Tensor, keep: Tensor) -> Tensor:
+    """One layer: every wire keeps a share of itself and takes the rest from its partner."""
+    return torch.lerp(state.index_select(0, partner), state, keep)
+
+
+def _unit_vectors(n: int, vectors: slice, like: Tensor) -> Tensor:
+    """(n, vectors, R): vector i is 1 on wire i, for every row of like (n, R)."""
+    state = like.new_zeros(n, vectors.stop - vectors.start, like.shape[1])
+    state.diagonal(-vectors.start).fill_(1)
+    return state
+
+
+def _chunk(n: int, numbers: int) -> tuple[int, int]:
+    """(rows, vectors) of a chunk whose state has about so many numbers: all vectors of a row where they fit."""
+    vectors = min(n, max(1, numbers // n))
+    return max(1, numbers // (n * vectors)), vectors
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
