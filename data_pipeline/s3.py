@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -43,7 +44,7 @@ class S3Settings:
     read_timeout: float = 30.0  # seconds without a byte until a connection is given up
     min_rate: int = 4096  # bytes/s; a body slower than this over more than read_timeout is given up too; 0: never
     tries: int = 40  # requests for one range, resumed ones included; with the pauses below 5 to 10 minutes of trying
-    first_tries: int = 10  # requests for a listing or a size, at the start of a run: 25 to 50 s
+    first_tries: int = 10  # requests for a listing, which is how a run starts: a wrong endpoint shows in 25 to 50 s
     first_pause: float = 0.1  # seconds before the second try; doubles with each one, of which half is random
     max_pause: float = 20.0  # seconds
     connections: int = 32  # kept open; more threads than this open connections that are not used again
@@ -189,17 +190,19 @@ class S3Store:
     def _list_objects(self, prefix: str) -> Iterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            page = self._ask(self.root, ("IsTruncated",), "list_objects_v2", Prefix=prefix, Delimiter="/", **token)
+            listing = {"Prefix": prefix, "Delimiter": "/", **token}
+            page = self._ask(self.root, ("IsTruncated",), "list_objects_v2", tries=self.settings.first_tries, **listing)
             yield from page.get("Contents", [])
             if not page["IsTruncated"]:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _ask(self, where: str, fields: tuple[str, ...], operation: str, **arguments: str) -> dict[str, Any]:
+    def _ask(
+        self, where: str, fields: tuple[str, ...], operation: str, *, tries: int | None = None, **arguments: str
+    ) -> dict[str, Any]:
         """The answer to a small request, with these fields."""
-        return self._persist(
-            where, lambda: _whole(getattr(self._client, operation)(Bucket=self.bucket, **arguments), *fields)
-        )
+        request = partial(getattr(self._client, operation), Bucket=self.bucket, **arguments)
+        return self._persist(where, lambda: _whole(request(), *fields), tries)
 
     def _receive(self, name: str, found: _Object, offset: int, end: int, received: BytesIO) -> None:
         """One request for what is still missing of bytes `offset` to `end`, appended to `received` as it comes."""
@@ -272,7 +275,7 @@ def split_url(url: str) -> tuple[str, str]:
     """("bucket", "a/b/") of "s3://bucket/a/b"; the prefix is "" for the whole bucket."""
     match = re.fullmatch(r"s3://([a-zA-Z0-9._-]{3,255})(?:/(.*))?", url)
     prefix = (match[2] or "").strip("/") if match else ""
-    if not match or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
+    if not match or re.search(r"\?.*=", url) or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
         # Not repeated in the message: people write keys and secrets into URLs.
         raise InputError("not of the form s3://bucket/prefix; credentials and endpoint come from the AWS environment")
     return match[1], f"{prefix}/" if prefix else ""
@@ -334,9 +337,11 @@ def _quoted(etag: str) -> str:
 
 def _connect(root: str, settings: S3Settings) -> Any:
     """A boto3 client with one try a request, that talks to the configured endpoint only and logs no headers."""
-    for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they log session tokens and signatures, at INFO chatter
+    for name in ("boto3", "botocore"):  # at DEBUG they log session tokens and signatures, at INFO chatter
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
+    for name in ("urllib3", "urllib3.connection", "urllib3.connectionpool"):  # at WARNING it quotes signed addresses
+        logging.getLogger(name).setLevel(logging.ERROR)
     config = Config(
         connect_timeout=settings.connect_timeout,
         read_timeout=settings.read_timeout,

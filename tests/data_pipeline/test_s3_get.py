@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,13 +18,13 @@ class Client:
 
     def __init__(self, status: int = 206, body: bytes = b"", **headers: str) -> None:
         self.requests: list[AWSPreparedRequest] = []
-        self.signed = 0
+        self.signed, self.closed = 0, list[bool]()
         self._endpoint = SimpleNamespace(http_session=self)
-        raw = SimpleNamespace(read=lambda size: body[:size], close=lambda: None)
+        raw = SimpleNamespace(read1=io.BytesIO(body).read, close=lambda: self.closed.append(True))
         self.answer = SimpleNamespace(status_code=status, headers=headers, raw=raw)
 
     def generate_presigned_url(self, operation: str, *, Params: dict[str, str], ExpiresIn: int) -> str:
-        assert (operation, ExpiresIn) == ("get_object", 900)
+        assert (operation, ExpiresIn) == ("get_object", 3600)
         self.signed += 1
         return f"https://host/{Params['Bucket']}/{Params['Key']}?signature={self.signed}"
 
@@ -71,8 +72,34 @@ def test_a_refusal_keeps_status_and_code_only(body: bytes, code: str) -> None:
     client = Client(400, body, **{"X-Amz-Bucket-Region": "eu-west-9"})
     with pytest.raises(ClientError) as caught:
         RangeGetter(client, "bucket").get("a.tar", 0, 5, '"tag"')
+    assert client.closed
     assert caught.value.response["Error"] == {"Code": code}
     assert caught.value.response["ResponseMetadata"] == {
         "HTTPStatusCode": 400,
         "HTTPHeaders": {"x-amz-bucket-region": "eu-west-9"},
     }
+
+
+def test_addresses_do_not_pile_up() -> None:
+    """A run over a hundred thousand shards would keep an address of each."""
+    client = Client()
+    getter = RangeGetter(client, "bucket", lambda: 0.0)
+    for number in range(10_000):
+        getter.get(f"{number}.tar", 0, 5, '"tag"')
+    assert len(getter._signed) <= 4096
+
+
+def test_a_refusal_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken server that sends an error byte by byte would hold a batch for as long as it likes."""
+    client, now = Client(503), [0.0]
+
+    def drip(size: int) -> bytes:
+        now[0] += 1.0
+        return b"x"
+
+    client.answer.raw.read1 = drip
+    monkeypatch.setattr("data_pipeline.s3_get.time.monotonic", lambda: now[0])
+    with pytest.raises(ClientError):
+        RangeGetter(client, "bucket", lambda: 0.0).get("a.tar", 0, 5, '"tag"')
+    assert now[0] <= 6
+    assert client.closed

@@ -37,6 +37,7 @@ Action = Literal[
     "content_range",  # names a range that starts one byte later
     "ignore_range",  # sends the whole object with status 200
     "etag",  # names another ETag
+    "bad_header",  # ends the head with a line that is no header
     "redirect",  # 301 to the host `value`, "http://host:port"
 ]
 
@@ -140,7 +141,8 @@ class FaultProxy:
             if action in _BREAKS and value < 0:
                 await self._break(writer, action)
                 return
-            writer.write(head_bytes(status, dict(answer)))
+            head = head_bytes(status, dict(answer))
+            writer.write(head[:-2] + b"no header\r\n\r\n" if action == "bad_header" else head)
             if request.method != "HEAD":
                 await self._send_body(reader, writer, length, action, value)
 
