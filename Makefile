@@ -5,13 +5,16 @@ VENV   ?= .venv
 NODES  ?= 0
 RECIPE ?= clip_toy
 ARGS   ?=
+CLUSTER ?= default
+GPUS   ?=
+SWEEP  ?= sweeps/pi_controls.yaml
 SECONDS ?= 60
 OPS    ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test fuzz lint format bench-engine bench-kernels kernels-aot bench-data toy clean constraints
+.PHONY: help pretrain plan sweep status logs stop resume test fuzz lint format bench-engine bench-kernels kernels-aot bench-data toy clean constraints
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,9 +31,28 @@ ifeq ($(NODES),0)
 pretrain: $(READY) ## toy world -> perceptual initialisation -> CLIP -> report, here [RECIPE= ARGS="key=value"]
 	$(BIN)/python -m launch.run $(RECIPE) $(ARGS) --resume
 else
-pretrain:
-	@echo "pineco: NODES=$(NODES): the SLURM launcher is not in this version; run here with NODES=0" >&2; exit 2
+pretrain: $(READY) ## NODES=8 submits it to SLURM instead [CLUSTER= GPUS= RECIPE= ARGS="key=value" DRY_RUN=1]
+	$(BIN)/python -m launch.submit $(RECIPE) $(ARGS) --nodes $(NODES) --cluster $(CLUSTER) \
+	    $(if $(GPUS),--gpus $(GPUS)) $(if $(RUN),--run-dir $(RUN)) $(if $(DRY_RUN),--dry-run)
 endif
+
+plan: $(READY) ## memory, speed, bandwidth, hours and cost of a run, before it runs [NODES=8 CLUSTER= RECIPE= ARGS=]
+	$(BIN)/python -m launch.plan $(RECIPE) $(ARGS) --nodes $(if $(filter 0,$(NODES)),1,$(NODES)) --cluster $(CLUSTER)
+
+sweep: $(READY) ## an array of runs [SWEEP=sweeps/pi_controls.yaml CLUSTER=]
+	$(BIN)/python -m launch.sweep $(SWEEP) --cluster $(CLUSTER) $(if $(DRY_RUN),--dry-run)
+
+status: $(READY) ## every run below runs/, from its directory and from SLURM [ARGS=--watch]
+	$(BIN)/python -m launch.status $(ARGS)
+
+logs: $(READY) ## follow what a run on a cluster says [RUN=runs/NAME]
+	tail -n 100 -F $(RUN)/job/logs/rank_00000.log $(RUN)/job/submitit/*_log.out
+
+stop: $(READY) ## have a run on a cluster save and end [RUN=runs/NAME]
+	$(BIN)/python -m launch.control stop $(RUN)
+
+resume: $(READY) ## let a run go on, also on another number of nodes [RUN=runs/NAME NODES=4]
+	$(BIN)/python -m launch.control resume $(RUN) $(if $(filter-out 0,$(NODES)),--nodes $(NODES))
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest

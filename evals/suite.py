@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data_pipeline.errors import InputError
 from evals import provenance
+from evals.commit import commit
 from evals.datasets import Example, Folder, decode, read_examples, resolve_tasks
 from evals.encoder import Encoder
 from evals.results import EvalReport, EvalResult
@@ -79,7 +80,7 @@ def evaluate(
         results=tuple(results),
         step=step,
         samples_seen=samples_seen,
-        commit=provenance.commit(),
+        commit=commit(),
         versions=provenance.versions(),
         hardware=provenance.hardware(encoder.device),
     )

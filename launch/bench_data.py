@@ -30,7 +30,8 @@ from data_pipeline.bench import image_text, parts, reading, s3_link, workers
 from data_pipeline.bench.figures import Demand, Figure, Result
 from data_pipeline.bench.shards import write_bytes, write_photos
 from data_pipeline.errors import InputError
-from evals.provenance import commit, hardware, versions
+from evals.commit import commit
+from evals.provenance import hardware, versions
 from pretrain.models import tokenizer
 
 MODEL = "ViT-B-32"  # whose tokenizer and image size are used

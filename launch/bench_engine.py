@@ -19,7 +19,8 @@ import torch.distributed as dist
 
 from data_pipeline.batches import ImageTextBatch
 from data_pipeline.loader import DataPosition
-from evals.provenance import commit, hardware, versions
+from evals.commit import commit
+from evals.provenance import hardware, versions
 from pretrain.distributed import RankInfo, start_process_group
 from pretrain.engine import build_engine
 from pretrain.objectives.clip import Clip

@@ -13,6 +13,8 @@ from evals.encoder import load_encoder
 from evals.report import read_reports, write_report, write_run_report
 from evals.results import EvalReport
 from evals.suite import evaluate
+from launch.heartbeat import Heartbeat
+from launch.lease import Lease
 from launch.rundir import logger
 from pretrain.checkpoint import Checkpoint, gather_tensors, list_checkpoints, prune, save_checkpoint
 from pretrain.distributed import RankInfo, barrier
@@ -36,9 +38,11 @@ class Checkpointer:
         due: Callable[[int], bool],
         log: StepLog,
         after: Callable[[Checkpoint], None],
+        heart: Heartbeat,
+        lease: Lease | None,
     ) -> None:
         self.folder, self.recipe, self.engine, self.ranks = directory / "checkpoints", recipe, engine, ranks
-        self.due, self.log, self.after = due, log, after
+        self.due, self.log, self.after, self.heart, self.lease = due, log, after, heart, lease
         self.last_step: int | None = None
 
     def __call__(self, state: TrainState, output: StepOutput) -> None:
@@ -50,17 +54,22 @@ class Checkpointer:
         if state.step == self.last_step:
             return
         self.log.pause()
+        self.heart.beat("save", state.step)
         weights, training = gather_tensors(self.engine)
         if self.ranks.leads:
+            if self.lease is not None:
+                self.lease.check()
             self.folder.mkdir(exist_ok=True)
             checkpoint = save_checkpoint(
                 self.folder, model=self.recipe.model, weights=weights, training=training, state=state
             )
             prune(self.folder, self.recipe.checkpoint.keep)
             logger.info("saved %s", checkpoint.path)
+            self.heart.beat("evaluate")
             self.after(checkpoint)
         barrier(self.ranks)
         self.last_step = state.step
+        self.heart.beat("step")
         self.log.resume(state)
 
 
@@ -71,8 +80,16 @@ class Evaluator:
         self.directory, self.recipe, self.device = directory, recipe, device
 
     def __call__(self, checkpoint: Checkpoint) -> None:
-        settings = self.recipe.evaluation
-        if not settings.tasks or settings.data is None or self._path(checkpoint).is_file():
+        """Measures it; what goes wrong is written down, and training goes on."""
+        try:
+            self.measure(checkpoint)
+        except Exception as error:
+            logger.error("evaluation of step %d failed: %s; training goes on", checkpoint.step, error)
+
+    def measure(self, checkpoint: Checkpoint) -> None:
+        """Writes the checkpoint's report and that of the run; nothing where it is there already."""
+        settings, path = self.recipe.evaluation, report_path(self.directory, checkpoint)
+        if not settings.tasks or settings.data is None or path.is_file():
             return
         waiting = Console(stderr=True).status(f"evaluating step {checkpoint.step}: {settings.tasks}")
         with waiting, torch.random.fork_rng(devices=[]):
@@ -86,8 +103,8 @@ class Evaluator:
                 step=checkpoint.step,
                 samples_seen=json.loads((checkpoint.path / "state.json").read_text())["samples_seen"],
             )
-        self._path(checkpoint).parent.mkdir(exist_ok=True)
-        write_report(self._path(checkpoint), report)
+        path.parent.mkdir(exist_ok=True)
+        write_report(path, report)
         logger.info("evaluated step %d: %s", checkpoint.step, _summary(report))
         self.write_run_report()
 
@@ -112,8 +129,9 @@ class Evaluator:
         about = {"recipe": self.recipe.name, "init": self.recipe.init}
         return write_run_report(self.directory, reports, title=f"Run {self.recipe.name}", details=about)
 
-    def _path(self, checkpoint: Checkpoint) -> Path:
-        return self.directory / "reports" / f"{checkpoint.path.name}.json"
+
+def report_path(run: Path, checkpoint: Checkpoint) -> Path:
+    return run / "reports" / f"{checkpoint.path.name}.json"
 
 
 def _summary(report: EvalReport) -> str:

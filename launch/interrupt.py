@@ -1,28 +1,53 @@
-"""Ctrl-C and SIGTERM as a flag that the loop reads between two steps."""
+"""Signals as a flag that the loop reads between two steps."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from types import FrameType
+
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # USR2: SLURM's warning of a time limit or a preemption
 
 
 class StopFlag:
-    """The first signal asks the loop to save and stop; a second one stops at once."""
+    """A signal asks the loop to save and stop. A second Ctrl-C stops at once; a scheduler may signal again and again.
+
+    The handlers do nothing: Python's wake-up descriptor tells a thread, which may print and take locks, where a handler
+    would do so in the middle of whatever the main thread is doing. Once for a process, in its main thread.
+    """
 
     def __init__(self) -> None:
-        self.raised = False
+        self._raised = threading.Event()
+
+    @property
+    def raised(self) -> bool:
+        return self._raised.is_set()
 
     def __enter__(self) -> StopFlag:
-        self._previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._previous = {s: signal.signal(s, self._on_signal) for s in ASKING}
+        self._wakeup = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        os.close(self._writing)  # ends the thread
+        self._thread.join()
+        os.close(self._reading)
+
+    def _listen(self) -> None:
+        while numbers := os.read(self._reading, 64):
+            if not self.raised and any(number in ASKING for number in numbers):
+                self._raised.set()
+                print("pineco: stopping after this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.raised:
+        if number == signal.SIGINT and self.raised:
             raise KeyboardInterrupt
-        self.raised = True
-        print("pineco: stopping after this step; once more stops at once", file=sys.stderr, flush=True)

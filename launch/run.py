@@ -30,6 +30,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. schedule.epochs=2 init=random")
     parser.add_argument("--run-dir", type=Path, help="where everything is written (default: runs/NAME of the recipe)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    parser.add_argument("--job", action="store_true", help=argparse.SUPPRESS)  # under launch.supervise
     parser.add_argument("--check", action="store_true", help="validate, print the resolved recipe, and stop")
     return parser.parse_intermixed_args(arguments)
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from launch.training import train  # imports torch, so only now
 
         directory = options.run_dir or Path("runs") / recipe.name
-        interrupted = train(recipe, directory, resume=options.resume)
+        interrupted = train(recipe, directory, resume=options.resume, job=options.job)
         if interrupted is None:
             return 0
         command = [sys.executable, "-m", "launch.run", options.recipe, *options.overrides, "--run-dir", str(directory)]

@@ -15,13 +15,15 @@ from pathlib import Path
 import torch
 
 from data_pipeline.errors import InputError
-from evals.provenance import commit, hardware, versions
+from evals.commit import commit
+from evals.provenance import hardware, versions
 from evals.report import write_text_atomically
 from pretrain.checkpoint import list_checkpoints
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import first_difference, load_recipe, recipe_yaml
 
 logger = logging.getLogger("pineco")
+_OURS = ("job", "lease.json")  # which may be there before a run is opened
 
 
 def open_run(directory: Path, recipe: Recipe, *, resume: bool, device: torch.device, ranks: int) -> None:
@@ -34,7 +36,7 @@ def open_run(directory: Path, recipe: Recipe, *, resume: bool, device: torch.dev
         step = max((c.step for c in list_checkpoints(directory / "checkpoints")), default=0)
         if step and not resume:
             raise InputError(f"{directory}: holds a run that stands at step {step}; add --resume, or a new --run-dir")
-    elif directory.exists() and any(directory.iterdir()):
+    elif directory.exists() and any(path.name not in _OURS for path in directory.glob("[!.]*")):
         raise InputError(f"{directory}: exists and holds no run; pass another --run-dir")
     directory.mkdir(parents=True, exist_ok=True)
     write_text_atomically(saved, recipe_yaml(recipe))

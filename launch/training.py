@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,14 @@ from data_pipeline.errors import InputError
 from data_pipeline.loader import Loader
 from evals.provenance import hardware
 from evals.report import terminal_table
+from launch.evaluation_job import EvaluationJobs
+from launch.heartbeat import Heartbeat
 from launch.hooks import Checkpointer, Evaluator
 from launch.inputs import build_loader, check_evaluation, ensure_toy_world
 from launch.interrupt import StopFlag
+from launch.lease import Lease
 from launch.rundir import log_to, logger, open_run
+from launch.spec import JOB
 from pretrain.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, load_weights
 from pretrain.distributed import RankInfo, any_rank, barrier, pick_device, start_process_group
 from pretrain.engine import Engine, build_engine
@@ -44,28 +49,48 @@ class Place:
 
     ranks: RankInfo
     device: torch.device
+    stop: StopFlag
+    heart: Heartbeat
+    job: bool  # on a cluster
 
 
-def train(recipe: Recipe, directory: Path, *, resume: bool) -> Interrupted | None:
-    """Runs a recipe to its end in `directory`; returns where it stands if a signal stopped it earlier."""
+def train(recipe: Recipe, directory: Path, *, resume: bool, job: bool = False) -> Interrupted | None:
+    """Runs a recipe to its end in `directory`; returns where it stands if a signal stopped it earlier.
+
+    job: under launch.supervise, which watches the heartbeat of every rank.
+    """
     ranks = RankInfo.from_environment()
     device = pick_device(recipe.engine.device, ranks)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logger.setLevel(logging.INFO if ranks.leads else logging.ERROR)
     started = time.perf_counter()
-    start_process_group(ranks, device)
-    try:
-        _run_stage(recipe, directory, Place(ranks, device), resume=resume)
-    except Interrupted as stopped:
-        return stopped
-    finally:
+    with StopFlag() as stop:
+        place = Place(ranks, device, stop, Heartbeat(directory / JOB if job else None, ranks.rank), job)
+        start_process_group(ranks, device)
+        interrupted: Interrupted | None = None
+        try:
+            with (
+                Lease(directory, os.environ["SLURM_JOB_ID"] if job else None) if ranks.leads else nullcontext() as lease
+            ):
+                _run_stage(recipe, directory, place, resume=resume, lease=lease)
+        except Interrupted as stopped:
+            interrupted = stopped
+        except BaseException:
+            place.heart.write()  # at which step
+            if ranks.world == 1:  # with others, this would wait for those that wait for us
+                dist.destroy_process_group()
+            raise
         dist.destroy_process_group()
-    if ranks.leads:
-        _conclude(recipe, directory, device, time.perf_counter() - started)
+        if interrupted is not None:
+            return interrupted
+        place.heart.beat("end")
+        if ranks.leads:
+            _conclude(recipe, directory, device, time.perf_counter() - started)
+        place.heart.end()
     return None
 
 
-def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool) -> Checkpoint:
+def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool, lease: Lease | None) -> Checkpoint:
     """The stage before it, if the recipe has one, then this one; returns the last checkpoint."""
     ensure_toy_world(recipe, place.ranks)
     check_evaluation(recipe)
@@ -77,17 +102,17 @@ def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool) -
     if place.ranks.leads:
         open_run(directory, recipe, resume=resume, device=place.device, ranks=place.ranks.world)
     barrier(place.ranks)
-    engine = _build_engine(recipe, _first_stage(recipe, directory, place), place)
+    engine = _build_engine(recipe, _first_stage(recipe, directory, place, lease), place)
     handler = log_to(directory) if place.ranks.leads else logging.NullHandler()
     try:
         state = _restore(directory, engine)
-        _fit(recipe, directory, place, loader, engine, state)
+        _fit(recipe, directory, place, loader, engine, state, lease)
     finally:
         logger.removeHandler(handler)
     return list_checkpoints(directory / "checkpoints")[-1]
 
 
-def _first_stage(recipe: Recipe, directory: Path, place: Place) -> Checkpoint | None:
+def _first_stage(recipe: Recipe, directory: Path, place: Place, lease: Lease | None) -> Checkpoint | None:
     """The checkpoint whose weights the run starts from: a named one, or that of the recipe's first stage."""
     if recipe.init == "random":
         return None
@@ -96,7 +121,7 @@ def _first_stage(recipe: Recipe, directory: Path, place: Place) -> Checkpoint | 
         if not found:
             raise InputError(f"init_checkpoint {recipe.init_checkpoint}: no run directory with checkpoints")
         return found[-1]
-    return _run_stage(load_init_recipe(recipe), directory / "init", place, resume=True)
+    return _run_stage(load_init_recipe(recipe), directory / "init", place, resume=True, lease=lease)
 
 
 def _build_engine(recipe: Recipe, begin: Checkpoint | None, place: Place) -> Engine:
@@ -117,17 +142,30 @@ def _restore(directory: Path, engine: Engine) -> TrainState:
     return state
 
 
-def _fit(recipe: Recipe, directory: Path, place: Place, loader: Loader[Any], engine: Engine, state: TrainState) -> None:
+def _fit(
+    recipe: Recipe,
+    directory: Path,
+    place: Place,
+    loader: Loader[Any],
+    engine: Engine,
+    state: TrainState,
+    lease: Lease | None,
+) -> None:
     ranks = place.ranks
     steps = total_steps(recipe, loader.batches_per_epoch)
     lr = partial(learning_rate, total=steps, peak=recipe.optimizer.lr, schedule=recipe.schedule)
     log = StepLog(
         directory, recipe.name, steps=steps, every=recipe.log_every, lr=lr, ranks=ranks, start=state, loader=loader
     )
-    evaluator = Evaluator(directory, recipe, place.device)
+    evaluator: Evaluator | EvaluationJobs = Evaluator(directory, recipe, place.device)
+    if place.job and ranks.leads and (directory / JOB).is_dir():
+        evaluator = EvaluationJobs(directory, recipe)
     due = partial(checkpoint_due, recipe=recipe, batches_per_epoch=loader.batches_per_epoch, steps=steps)
-    saver = Checkpointer(directory, recipe, engine, ranks, due=due, log=log, after=evaluator)
-    with StopFlag() as stop, closing(log), closing(loader.iterate(state.data)) as batches:
+    saver = Checkpointer(
+        directory, recipe, engine, ranks, due=due, log=log, after=evaluator, heart=place.heart, lease=lease
+    )
+    place.heart.beat("start", state.step)
+    with closing(log), closing(loader.iterate(state.data)) as batches:
         if ranks.leads:
             evaluator.catch_up(state.step)
         barrier(ranks)
@@ -140,8 +178,8 @@ def _fit(recipe: Recipe, directory: Path, place: Place, loader: Loader[Any], eng
             samples_a_step=recipe.data.batch_size,
             lr=lr,
             seed=recipe.seed,
-            hooks=[log, saver],
-            should_stop=lambda: any_rank(stop.raised, ranks, place.device),
+            hooks=[log, saver, place.heart],
+            should_stop=lambda: any_rank(place.stop.raised, ranks, place.device),
         )
         if state.step < steps:
             if state.step:

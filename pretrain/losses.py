@@ -16,12 +16,13 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, ranks: RankInfo
     Each rank scores its own B rows against the columns of all ranks, so memory is B x (world * B), and the mean over
     ranks of this loss, gradient included, equals the loss of one process with the whole batch.
     """
-    image, text = image.float(), text.float()
-    every_image, every_text = gather_with_grad(image, ranks), gather_with_grad(text, ranks)
-    labels = torch.arange(len(image), device=image.device) + ranks.rank * len(image)
-    by_image = F.cross_entropy(scale * image @ every_text.T, labels)
-    by_text = F.cross_entropy(scale * text @ every_image.T, labels)
-    return (by_image + by_text) / 2
+    with torch.autocast(image.device.type, enabled=False):  # else the products would be bf16, whatever goes in
+        image, text = image.float(), text.float()
+        every_image, every_text = gather_with_grad(image, ranks), gather_with_grad(text, ranks)
+        labels = torch.arange(len(image), device=image.device) + ranks.rank * len(image)
+        by_image = F.cross_entropy(scale * image @ every_text.T, labels)
+        by_text = F.cross_entropy(scale * text @ every_image.T, labels)
+        return (by_image + by_text) / 2
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:

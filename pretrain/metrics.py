@@ -33,8 +33,9 @@ class Counted(Protocol):
 class StepLog:
     """The first hook: every `every` steps averages over ranks and writes a row; stops a run whose loss is not finite.
 
-    metrics.jsonl has one row a logged step: step, epoch, samples_seen, loss (and loss_hex, exact), the objective's
-    metrics, lr, samples_per_second, and what the data cost since the row before (see `_data_costs`).
+    metrics.jsonl has one row a logged step: step, steps (of the whole run), epoch, samples_seen, loss (and loss_hex,
+    exact), the objective's metrics, lr, samples_per_second, and what the data cost since the row before (see
+    `_data_costs`).
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class StepLog:
         row["samples_per_second"] = (state.samples_seen - self._clock_samples) / (now - self._clock)
         row["lr"] = self.lr(state.step - 1)  # type: ignore[operator]
         self._clock, self._clock_samples = now, state.samples_seen
-        where = {"step": state.step, "epoch": state.data.epoch, "samples_seen": state.samples_seen}
+        where = {"step": state.step, "steps": self.steps, "epoch": state.data.epoch, "samples_seen": state.samples_seen}
         with self.path.open("a") as file:
             file.write(json.dumps({**where, **row, "loss_hex": row["loss"].hex()}) + "\n")
         for name, value in row.items():

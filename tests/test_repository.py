@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -88,8 +89,8 @@ def test_transformers_still_imports_beside_our_kernels():
     assert str(ROOT) in done.stdout
 
 
-def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True)
+def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
 
 
 def test_make_help_lists_every_target():
@@ -99,12 +100,13 @@ def test_make_help_lists_every_target():
     assert listed == targets
 
 
-def test_a_cluster_is_refused_until_there_is_a_launcher():
-    """`make pretrain NODES=8` would quietly train on the login node."""
-    done = _make("pretrain", "NODES=8")
+def test_a_cluster_is_refused_where_there_is_none():
+    """`make pretrain NODES=8` would quietly train on the login node, or end in a stack of subprocess."""
+    done = _make("pretrain", "NODES=8", SLURM_CONF="/nowhere/slurm.conf")
     assert done.returncode == 2
-    assert "NODES=8" in done.stderr
-    assert "Installed" not in done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("pineco: ")]
+    assert "no SLURM here" in line or "sinfo" in line
+    assert "Traceback" not in done.stderr
 
 
 def test_constraints_pin_what_setup_cfg_asks_for():

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.errors import InputError
-from evals import provenance, report
+from evals import report
+from evals.commit import commit
 from evals.curve import Curve, compact, draw_curves, nice_ticks
 from evals.results import EvalReport, EvalResult
 
@@ -211,5 +212,5 @@ def test_numbers_are_short() -> None:
 
 def test_provenance_names_the_commit_or_nothing() -> None:
     """A report would carry the commit of some other repository."""
-    found = provenance.commit()
+    found = commit()
     assert found is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found)

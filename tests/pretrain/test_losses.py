@@ -81,3 +81,14 @@ def test_cosine_distance_spans_zero_to_two():
     a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     b = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     assert cosine_distance(a, b).tolist() == pytest.approx([0.0, 1.0, 2.0])
+
+
+def test_the_contrastive_loss_is_fp32_under_autocast():
+    """Logits of 100 times a cosine would be rounded to 0.5: the products of bf16 features are taken in fp32."""
+    image, text = (features.float() for features in _features())
+    scale = torch.tensor(100.0)
+    exact = contrastive_loss(image, text, scale, RankInfo())
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = contrastive_loss(image, text, scale, RankInfo())
+    assert rounded.dtype == torch.float32
+    assert rounded == exact

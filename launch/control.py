@@ -1,0 +1,74 @@
+"""python -m launch.control stop | resume RUN: ends a run on a cluster with a checkpoint, or lets it go on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipeline.errors import InputError
+from launch import slurm
+from launch.cluster import load_cluster
+from launch.spec import JOB, RECIPE, STOP, read_job, read_spec
+from launch.submit import ALIVE, check_run, submit
+from pretrain.recipe_file import load_recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m launch.control", description=__doc__)
+    parser.add_argument("action", choices=("stop", "resume"))
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--nodes", type=int, help="resume on so many nodes instead of as many as before")
+    parser.add_argument("--cluster", help="resume on this cluster instead")
+    options = parser.parse_args(arguments)
+    try:
+        if options.action == "stop":
+            print(stop(options.run))
+        else:
+            print(resume(options.run, options.nodes, options.cluster))
+    except InputError as error:
+        print(f"pineco: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def stop(run: Path) -> str:
+    """Has a run save and end; one that still waits is taken out of the queue."""
+    job, state = _job(run)
+    if state not in ALIVE:
+        raise InputError(f"{run}: its job {job} is {_known(state)}; there is nothing to stop")
+    (run / JOB / STOP).touch()
+    if state == "PENDING":
+        slurm.ask("scancel", job)
+        return f"{run}: job {job} is out of the queue"
+    slurm.signal_tasks(job, "USR2")
+    return f"{run}: job {job} saves after its present step and ends; make status shows when"
+
+
+def resume(run: Path, nodes: int | None, cluster: str | None) -> str:
+    """Submits a run again with the recipe that it has, from its newest checkpoint."""
+    job, state = _job(run)
+    if state in ALIVE:
+        raise InputError(f"{run}: its job {job} is {_known(state)}; stop it first with make stop RUN={run}")
+    spec, recipe = read_spec(run), load_recipe(str(run / JOB / RECIPE))
+    place, number = load_cluster(cluster) if cluster else spec.cluster, nodes or spec.nodes
+    check_run(recipe, place, number)
+    slurm.check_place(place, number)
+    return f"{run}: submitted job {submit(recipe, run.resolve(), place, number)} on {number} nodes"
+
+
+def _job(run: Path) -> tuple[str, str | None]:
+    job = read_job(run)
+    if job is None:
+        raise InputError(f"{run}: no run that was submitted; make status lists them")
+    slurm.need_slurm()
+    return job, slurm.job_state(job)
+
+
+def _known(state: str | None) -> str:
+    return "no longer known to SLURM" if state is None else state.lower()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""python -m launch.evaluation_job RUN STEP: measures one checkpoint in a small job of its own, while training goes on.
+
+The training job submits it after each checkpoint. What is measured already, or is being measured, is not begun again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from data_pipeline.errors import InputError
+from evals.report import write_text_atomically
+from launch import slurm
+from launch.cluster import Cluster
+from launch.hooks import Evaluator, report_path
+from launch.spec import JOB, read_spec
+from launch.submit import ALIVE, submit_script
+from pretrain.checkpoint import Checkpoint, list_checkpoints
+from pretrain.distributed import RankInfo, pick_device
+from pretrain.recipe import Recipe
+from pretrain.recipe_file import load_recipe
+
+_FOLDER = "evaluations"  # of job/
+logger = logging.getLogger("pineco")
+
+
+class EvaluationJobs:
+    """A callable for every published checkpoint, as launch.hooks.Evaluator is where there is no cluster."""
+
+    def __init__(self, run: Path, recipe: Recipe) -> None:
+        self._run, self._recipe = run, recipe
+        self._cluster = evaluation_cluster(read_spec(run).cluster)
+
+    def __call__(self, checkpoint: Checkpoint) -> None:
+        """Submits a job; a failure is written down, and training goes on."""
+        settings = self._recipe.evaluation
+        if not settings.tasks or settings.data is None or report_path(self._run, checkpoint).is_file():
+            return
+        note = self._run / JOB / _FOLDER / f"{checkpoint.path.name}.json"
+        try:
+            if note.is_file() and slurm.job_state(json.loads(note.read_text())["job"]) in ALIVE:
+                return
+            with _outside_of_the_job():
+                job = submit_script(
+                    self._run,
+                    self._cluster,
+                    1,
+                    f"{self._recipe.name}-eval",
+                    ["launch.evaluation_job", str(self._run), str(checkpoint.step)],
+                )
+            note.parent.mkdir(exist_ok=True)
+            write_text_atomically(note, json.dumps({"job": job, "step": checkpoint.step}) + "\n")
+            logger.info("evaluation of step %d submitted as job %s", checkpoint.step, job)
+        except (InputError, OSError, ValueError, KeyError) as error:
+            logger.error("evaluation of step %d not submitted: %s; training goes on", checkpoint.step, error)
+
+    def catch_up(self, step: int) -> None:
+        """Submits what an interrupted run had saved but not measured."""
+        for checkpoint in list_checkpoints(self._run / "checkpoints"):
+            if checkpoint.step <= step:
+                self(checkpoint)
+
+
+def evaluation_cluster(cluster: Cluster) -> Cluster:
+    """The place of an evaluation job, of one task."""
+    jobs = cluster.evaluation
+    return replace(
+        cluster,
+        partition=jobs.partition or cluster.partition,
+        gpus_per_node=jobs.gpus,
+        tasks_per_node=1,
+        cpus_per_task=jobs.cpus,
+        time=jobs.time,
+        memory=None,
+        exclusive=False,
+    )
+
+
+@contextmanager
+def _outside_of_the_job() -> Iterator[None]:
+    """A job that is submitted by a job must not take over its number, its nodes or its tasks."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("SLURM_") and name != "SLURM_CONF"}
+    for name in before:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    run, step = Path(arguments[0]), int(arguments[1])
+    try:
+        recipe = load_recipe(str(run / "recipe.yaml"))
+        found = [c for c in list_checkpoints(run / "checkpoints") if c.step == step]
+        if not found:
+            raise InputError(f"{run}: no checkpoint of step {step}; it may have been removed meanwhile")
+        Evaluator(run, recipe, pick_device(recipe.engine.device, RankInfo())).measure(found[0])
+    except InputError as error:
+        print(f"pineco: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""SLURM's commands, as far as they are used: words and exit codes, never a shell."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_pipeline.errors import InputError
+from launch.cluster import Cluster
+
+_SECONDS = 60  # that a command of a busy controller may take
+
+
+@dataclass(frozen=True)
+class Partition:
+    name: str
+    nodes: int
+    minutes: int | None  # longest job, None where there is no limit
+    default: bool
+
+
+def need_slurm() -> None:
+    """InputError where there is no SLURM."""
+    if shutil.which("sbatch") is None:
+        raise InputError("no SLURM here (no sbatch on the PATH): log in to the cluster, or run here with NODES=0")
+
+
+def ask(*command: str) -> str:
+    """What a command prints; InputError with its last line where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)  # noqa: S603 - words
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError(f"{command[0]}: {error}; is the controller reachable?") from None
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(f"{command[0]}: {said.removeprefix(command[0] + ': ')}")
+    return done.stdout
+
+
+def partitions() -> dict[str, Partition]:
+    """By name, with the nodes that are in each."""
+    found: dict[str, Partition] = {}
+    for line in ask("sinfo", "--noheader", "--format=%R|%P|%D|%l").splitlines():
+        name, marked, nodes, limit = line.strip().split("|")
+        known = found.get(name)
+        more = known.nodes if known else 0  # sinfo has a line for every state of the nodes
+        found[name] = Partition(name, more + int(nodes), _minutes(limit), marked.endswith("*"))
+    return found
+
+
+def check_place(cluster: Cluster, nodes: int) -> None:
+    """InputError where the partition is unknown, has too few nodes, or allows no job as long as this."""
+    need_slurm()
+    known = partitions()
+    name = cluster.partition or next((p.name for p in known.values() if p.default), None)
+    if name is None or name not in known:
+        raise InputError(f"partition {name}: not of this cluster; set partition to one of {', '.join(sorted(known))}")
+    place = known[name]
+    if nodes > place.nodes:
+        raise InputError(f"NODES={nodes}: partition {name} has {place.nodes}; ask for fewer, or set another partition")
+    if place.minutes is not None and cluster.minutes > place.minutes:
+        raise InputError(f"time is {cluster.time}: partition {name} allows {place.minutes} minutes; set time to less")
+
+
+def job_state(job: str) -> str | None:
+    """PENDING, RUNNING, ...; None once SLURM no longer lists it."""
+    try:
+        return ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").strip() or None
+    except InputError as error:
+        if "Invalid job id" in str(error):
+            return None
+        raise
+
+
+def node_address(node: str) -> str:
+    """Where a node is reached; node names need not resolve."""
+    match = re.search(r"NodeAddr=(\S+)", ask("scontrol", "show", "node", node))
+    return match[1] if match else node
+
+
+def first_node(nodes: str) -> str:
+    """Of a list such as node[3-7]."""
+    return ask("scontrol", "show", "hostnames", nodes).split()[0]
+
+
+def requeue(job: str) -> None:
+    ask("scontrol", "requeue", job)
+
+
+def signal_tasks(step: str, signal: str) -> None:
+    """To every task of a step ("12.0"), or of every step of a job ("12"), not to its batch script."""
+    ask("scancel", f"--signal={signal}", step)
+
+
+def _minutes(limit: str) -> int | None:
+    if limit in ("infinite", "n/a"):
+        return None
+    days, _, clock = limit.rpartition("-")
+    parts: Sequence[int] = [int(part) for part in clock.split(":")]
+    hours, mins = (parts[0], parts[1]) if len(parts) == 3 else (0, parts[0])
+    return (int(days or 0) * 24 + hours) * 60 + mins

@@ -1,0 +1,166 @@
+"""python -m launch.submit RECIPE [key=value ...] --nodes N: one SLURM job that trains a recipe on every GPU of N nodes.
+
+Everything is checked, planned and copied before anything is submitted: the recipe, the cluster, the code as it is now.
+submitit writes the batch script and calls sbatch; the script runs launch.supervise, which starts one process a rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.slurm.slurm import _make_sbatch_string
+
+from data_pipeline.errors import InputError
+from evals.report import write_text_atomically
+from launch.cluster import Cluster, cluster_names, load_cluster
+from launch.code import copy_code
+from launch.plan import plan, show
+from launch.slurm import check_place, need_slurm
+from launch.spec import CODE, ID, JOB, RECIPE, STOP, Spec, write_spec
+from pretrain.recipe import Recipe
+from pretrain.recipe_file import load_init_recipe, load_recipe, recipe_names, recipe_yaml
+
+ALIVE = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "CONFIGURING", "COMPLETING", "PREEMPTED")  # states of a job
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        gpus = [] if options.gpus is None else [f"gpus_per_node={options.gpus}"]
+        recipe, cluster = load_recipe(options.recipe, options.overrides), load_cluster(options.cluster, gpus)
+        run = (options.run_dir or Path("runs") / recipe.name).resolve()
+        check_run(recipe, cluster, options.nodes)
+        if options.dry_run:
+            print(script(run, cluster, options.nodes, recipe.name))
+            return 0
+        check_place(cluster, options.nodes)
+        show(plan(recipe, cluster, options.nodes))
+        job = submit(recipe, run, cluster, options.nodes)
+        print(f"submitted job {job}: {recipe.name} on {options.nodes} nodes, {run}")
+    except InputError as error:
+        print(f"pineco: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def check_run(recipe: Recipe, cluster: Cluster, nodes: int) -> None:
+    """InputError where the ranks cannot share the recipe's batches."""
+    if nodes < 1:
+        raise InputError(f"NODES={nodes}: at least 1; NODES=0 runs here")
+    ranks = nodes * cluster.tasks
+    stages = [recipe]
+    if recipe.init != "random" and recipe.init_checkpoint is None:
+        stages.append(load_init_recipe(recipe))
+    for stage in stages:
+        micro = stage.data.batch_size // stage.data.accumulation
+        if micro % ranks:
+            raise InputError(
+                f"{stage.name}: a micro-batch of {micro} cannot be shared by {ranks} ranks ({nodes} nodes of "
+                f"{cluster.tasks}); change NODES, data.batch_size or data.accumulation"
+            )
+
+
+def submit(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> str:
+    """Writes RUN/job and submits; returns the job's number. A run that is there already goes on."""
+    need_slurm()
+    write_job(recipe, run, cluster, nodes)
+    job = submit_script(run, cluster, nodes, recipe.name, ["launch.supervise", str(run)])
+    write_text_atomically(run / JOB / ID, f"{job}\n")
+    return job
+
+
+def submit_script(run: Path, cluster: Cluster, nodes: int, name: str, module: list[str]) -> str:
+    """One batch job that runs a module of the copied code, in the place of submitit's own process; its number."""
+    executor = submitit.SlurmExecutor(folder=run / JOB / "submitit", python=interpreter())
+    executor.update_parameters(**parameters(run, cluster, nodes, name))
+    try:
+        job: Any = executor.submit(os.execv, sys.executable, [sys.executable, "-P", "-m", *module])
+    except submitit.core.utils.FailedJobError as error:
+        raise InputError(f"sbatch: {str(error).strip().splitlines()[-1]}") from None
+    return str(job.job_id)
+
+
+def write_job(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> None:
+    """RUN/job: the recipe, the code and where it runs, readable by the user alone."""
+    folder = run / JOB
+    run.mkdir(parents=True, exist_ok=True)
+    run.chmod(0o700)  # submitit unpickles what lies in it: whoever may write here may run code
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    (folder / STOP).unlink(missing_ok=True)
+    copy_code(folder / CODE)
+    write_text_atomically(folder / RECIPE, recipe_yaml(recipe))
+    write_spec(run, Spec(nodes, sys.executable, cluster))
+
+
+def parameters(run: Path, cluster: Cluster, nodes: int, name: str) -> dict[str, Any]:
+    """What submitit writes into the batch script."""
+    more: dict[str, Any] = {"requeue": True, "chdir": str(Path.cwd())}
+    for key in ("reservation", "mem"):
+        value = cluster.memory if key == "mem" else getattr(cluster, key)
+        if value is not None:
+            more[key] = value
+    given = {
+        "job_name": name,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": cluster.exclude,
+        "time": cluster.minutes,
+        "nodes": nodes,
+        "ntasks_per_node": cluster.tasks,
+        "cpus_per_task": cluster.cpus_per_task,
+        "gpus_per_node": cluster.gpus_per_node or None,
+        "exclusive": cluster.exclusive or None,
+        "signal_delay_s": cluster.signal_delay,
+        "stderr_to_stdout": True,
+        "use_srun": False,  # launch.supervise does, with limits that submitit's own call lacks
+        "setup": _setup(run, cluster),
+        "additional_parameters": more,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def script(run: Path, cluster: Cluster, nodes: int, name: str) -> str:
+    """The batch script that would be submitted."""
+    folder = run / JOB / "submitit"
+    command = f"{interpreter()} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    return str(_make_sbatch_string(command=command, folder=folder, **parameters(run, cluster, nodes, name)))
+
+
+def _setup(run: Path, cluster: Cluster) -> list[str]:
+    variables = {"PYTHONPATH": str(run / JOB / CODE), **cluster.environment}
+    return [*(f"export {name}={shlex.quote(value)}" for name, value in variables.items()), *cluster.setup]
+
+
+def interpreter() -> str:
+    """What runs submitit in the batch script."""
+    return f"{shlex.quote(sys.executable)} -P"  # -P: the copied code, not what lies in the working directory
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.submit",
+        description="Train a recipe on a SLURM cluster.",
+        epilog=f"recipes: {', '.join(recipe_names())}; clusters: {', '.join(cluster_names())}",
+    )
+    parser.add_argument("recipe", help="name of a recipe, or path of a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. schedule.epochs=2 init=random")
+    parser.add_argument("--nodes", type=int, required=True)
+    parser.add_argument("--gpus", type=int, help="of a node, instead of the cluster's gpus_per_node")
+    parser.add_argument("--cluster", default="default", help="of launch/clusters, or path of a YAML file")
+    parser.add_argument("--run-dir", type=Path, help="where everything is written (default: runs/NAME of the recipe)")
+    parser.add_argument("--dry-run", action="store_true", help="print the batch script and stop")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""python -m launch.supervise RUN: the batch script of a job. Starts the ranks, watches them, decides what comes after.
+
+It runs beside the ranks, not in one of them, so it outlives every rank, and it is as small as can be, without torch. If
+its own node fails, SLURM requeues the job, and the next start finds an attempt that never ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from data_pipeline.errors import InputError
+from launch import slurm
+from launch.attempts import Attempt, Cause, decide, read_attempts, write_attempt
+from launch.checkpoints import saved_steps
+from launch.job import CRASHES, PORT_TAKEN
+from launch.run import BAD_INPUT, INTERRUPTED
+from launch.spec import CODE, JOB, STOP, Spec, read_spec
+from launch.watchdog import Watchdog
+
+_POLL = 0.5  # seconds
+_REQUEUED = 60.0  # seconds in which SLURM ends a job that it has put back into the queue
+
+
+def main(run: Path) -> int:
+    folder, job = run / JOB, os.environ["SLURM_JOB_ID"]
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # meant for the ranks, which save; SLURM ends this process at last
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which srun would inherit
+    spec = read_spec(run)
+    for step in count():
+        attempt = _begin(run, folder, job)
+        attempt = _end(run, attempt, *_run_ranks(run, spec, f"{job}.{step}"))
+        write_attempt(folder, attempt)
+        decision = decide(read_attempts(folder), stop_asked=(folder / STOP).exists())
+        _say(f"attempt {attempt.number} ended: {attempt.cause} ({attempt.why}); {decision.action}: {decision.why}")
+        if decision.action == "end":
+            return 0
+        if decision.action == "give up":
+            print(f"pineco: {run}: given up: {decision.why}", file=sys.stderr)
+            return 1
+        if attempt.cause != "port":
+            break
+    return _start_again(job)
+
+
+def _begin(run: Path, folder: Path, job: str) -> Attempt:
+    before = read_attempts(folder)
+    for name in ("beats", CRASHES):
+        for path in (folder / name).glob("rank_*"):
+            path.unlink()
+    attempt = Attempt(len(before) + 1, job, time.time(), saved_steps(run))
+    write_attempt(folder, attempt)
+    return attempt
+
+
+def _run_ranks(run: Path, spec: Spec, step: str) -> tuple[int, str | None]:
+    """(exit code of srun, what the watchdog found or None)."""
+    with subprocess.Popen(command(run, spec), env=_environment(run, spec)) as ranks:  # noqa: S603 - words of the spec
+        watchdog = Watchdog(run / JOB, spec.cluster.limits, spec.ranks, say=_say)
+        while ranks.poll() is None:
+            time.sleep(_POLL)
+            if (found := watchdog.look(time.monotonic())) is not None:
+                watchdog.collect_stacks(lambda: slurm.signal_tasks(step, "QUIT"))
+                slurm.signal_tasks(step, "KILL")
+                return ranks.wait(), found
+        return ranks.returncode, None
+
+
+def command(run: Path, spec: Spec) -> list[str]:
+    """Starts one process for each rank. One that fails ends all, and none waits for another for ever."""
+    logs = str(run / JOB / "logs" / "rank_%5t.log")
+    ranks = [f"--nodes={spec.nodes}", f"--ntasks={spec.ranks}", f"--ntasks-per-node={spec.cluster.tasks}"]
+    fate = ["--kill-on-bad-exit=1", "--wait=60", "--unbuffered"]
+    output = [f"--output={logs}", f"--error={logs}", "--open-mode=append"]
+    python = [spec.python, "-P", "-m", "launch.job", str(run)]
+    return [
+        "srun",
+        *ranks,
+        *fate,
+        *output,
+        f"--cpus-per-task={spec.cluster.cpus_per_task}",
+        *spec.cluster.srun_args,
+        *python,
+    ]
+
+
+def _environment(run: Path, spec: Spec) -> dict[str, str]:
+    node = slurm.first_node(os.environ["SLURM_JOB_NODELIST"])
+    more = {
+        "PYTHONPATH": str(run / JOB / CODE),
+        "MASTER_ADDR": slurm.node_address(node),  # names of nodes need not resolve
+        "MASTER_PORT": str(_free_port()),
+        **spec.cluster.environment,
+    }
+    if spec.cluster.network:
+        more |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), spec.cluster.network)
+    return {**os.environ, **more}
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
+
+
+def _end(run: Path, attempt: Attempt, code: int, hang: str | None) -> Attempt:
+    crash = _first_crash(run / JOB)
+    cause, why = classify(code, hang, crash)
+    return replace(attempt, ended=time.time(), to_step=saved_steps(run), cause=cause, code=code, crash=crash, why=why)
+
+
+def classify(code: int, hang: str | None, crash: str | None) -> tuple[Cause, str]:
+    """What ended the ranks, and in words. code: of srun, 128 + n for signal n."""
+    if hang is not None:
+        return "hang", hang
+    if code == 0:
+        return "done", "every rank finished"
+    if code == INTERRUPTED:
+        return "saved", "told to save and stop"
+    if code == BAD_INPUT and crash is None:
+        return "bad input", "a rank refused its input"
+    if code == PORT_TAKEN:
+        return "port", "the port of rank 0 was taken"
+    if crash is not None:
+        return "crash", crash.splitlines()[0]
+    return "killed", f"a rank was killed or left with code {code}"
+
+
+def _first_crash(folder: Path) -> str | None:
+    """Step, error and trace of the rank that raised first; what the others raise follows from it.
+
+    Not which rank: of several that meet the same error, another one may be first the next time.
+    """
+    found = []
+    for path in (folder / CRASHES).glob("rank_*.json"):
+        record = json.loads(path.read_text())
+        found.append((record["time"], record))
+    if not found:
+        return None
+    _, record = min(found, key=lambda pair: pair[0])
+    return "\n".join([f"{record['error']} after step {record['step']}", *record["trace"]])
+
+
+def _start_again(job: str) -> int:
+    """Puts the job back into the queue, and waits for SLURM to end it: who leaves first would end it for good."""
+    try:
+        slurm.requeue(job)
+    except InputError as error:
+        print(f"pineco: {error}; start again by hand with make resume", file=sys.stderr)
+        return 1
+    time.sleep(_REQUEUED)
+    return 1
+
+
+def _say(what: str) -> None:
+    print(f"pineco: {time.strftime('%Y-%m-%d %H:%M:%S')} {what}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except InputError as error:
+        print(f"pineco: {error} ({shlex.join(sys.argv)})", file=sys.stderr)
+        sys.exit(BAD_INPUT)
