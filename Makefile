@@ -9,12 +9,13 @@ CLUSTER ?= default
 GPUS   ?=
 SWEEP  ?= sweeps/pi_controls.yaml
 SECONDS ?= 60
+SEEDS  ?= 20
 OPS    ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain plan sweep status logs stop resume test fuzz lint format bench-engine bench-kernels kernels-aot bench-data toy clean constraints
+.PHONY: help pretrain plan sweep status logs stop resume test fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data toy clean constraints
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +60,9 @@ test: $(READY) ## the whole test suite
 
 fuzz: $(READY) ## damaged tars and indexes against the parsers, SECONDS=60 for each test
 	PINECO_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz
+
+chaos: $(READY) ## faults in a row at runs on a virtual SLURM, which must end as R0 does [SEEDS=20]
+	PINECO_CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/launch/test_slurm.py -k chaos -n 0
 
 lint: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -32,42 +32,23 @@ def forward(
     """
     rows, n = student.shape
     losses, grad = torch.zeros_like(scale), torch.empty_like(student) if gradient else None
-    chunk, tile = sorting._chunk(n, min(sorting.STATE, sorting.STATES // (len(wiring.partner) + 1)))
-    for group in sorting._slices(rows, max(1, _SHARES // max(1, 5 * wiring.partner.numel()))):
-        target = sorting._values_phase(teacher[group], wiring, teacher_relaxation)
-        own = sorting._values_phase(student[group], wiring, student_relaxation)
+    chunk, tile = sorting.chunk_size(n, min(sorting.STATE, sorting.STATES // (len(wiring.partner) + 1)))
+    for group in sorting.slices(rows, max(1, _SHARES // max(1, 5 * wiring.partner.numel()))):
+        target = sorting.values_phase(teacher[group], wiring, teacher_relaxation)
+        own = sorting.values_phase(student[group], wiring, student_relaxation)
         grad_keeps = torch.zeros_like(own.keeps)
-        for part, vectors in product(sorting._slices(own.after.shape[1], chunk), sorting._slices(n, tile)):
-            unit, share = sorting._unit_vectors(n, vectors, own.after[:, part]), scale[group][part]
+        for part, vectors in product(sorting.slices(own.after.shape[1], chunk), sorting.slices(n, tile)):
+            unit, share = sorting.unit_vectors(n, vectors, own.after[:, part]), scale[group][part]
             keeps = own.keeps[:, :, part]
-            states = [unit] if gradient else None
-            wanted, got = _through(unit, wiring, target.keeps[:, :, part]), _through(unit, wiring, keeps, states)
+            before: list[Tensor] | None = [] if gradient else None
+            wanted = sorting.through(unit, wiring, target.keeps[:, :, part])
+            got = sorting.through(unit, wiring, keeps, before)
             floored = got.clamp(min=SMALLEST)
             losses[group][part] -= (wanted * floored.log()).sum((0, 1)) * share
-            if states is not None:
+            if before is not None:
                 pull = (wanted / floored).mul_(-share).masked_fill_(got < SMALLEST, 0)
-                _add_gains(grad_keeps[:, :, part], pull, states[:-1], wiring, keeps)
+                sorting.add_gains(grad_keeps[:, :, part], pull, before, wiring, keeps)
         if grad is not None:
             nothing = torch.zeros_like(own.after)
-            grad[group] = sorting._values_backward(nothing, grad_keeps, own, wiring, student_relaxation).T
+            grad[group] = sorting.values_backward(nothing, grad_keeps, own, wiring, student_relaxation).T
     return losses, grad
-
-
-def _through(state: Tensor, wiring: Wiring, keeps: Tensor, states: list[Tensor] | None = None) -> Tensor:
-    """The end state of some vectors (n, vectors, R); the states after all layers are appended to `states`."""
-    for partner, keep in zip(wiring.partner, keeps, strict=True):
-        state = sorting._mix(state, partner, keep[:, None])
-        if states is not None:
-            states.append(state)
-    return state
-
-
-def _add_gains(grad_keeps: Tensor, pull: Tensor, states: list[Tensor], wiring: Wiring, keeps: Tensor) -> None:
-    """Adds to grad_keeps (L, n, R), the gradient of the shares, what follows from the end states' gradient `pull`.
-
-    states: before each layer; used up.
-    """
-    for number in reversed(range(len(keeps))):
-        partner, before = wiring.partner[number], states.pop()
-        grad_keeps[number] += (before - before.index_select(0, partner)).mul_(pull).sum(1)
-        pull = sorting._mix(pull, partner, keeps[number][:, None])

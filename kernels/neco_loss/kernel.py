@@ -38,15 +38,15 @@ def forward(
 
     And its gradient to the student's similarities (rows, n), if it is wanted. n is at least 2.
     """
-    size = sorting._size(network, student.shape[1])
+    size = sorting.network_size(network, student.shape[1])
     losses, grad = torch.empty_like(scale), torch.empty_like(student) if gradient else None
     for part in _parts(len(student), size):
-        _, teacher_shares = sorting._sort_values(teacher[part], size, teacher_relaxation)
-        state, shares = sorting._sort_values(student[part], size, student_relaxation)
+        _, teacher_shares = sorting.sort_values(teacher[part], size, teacher_relaxation)
+        state, shares = sorting.sort_values(student[part], size, student_relaxation)
         gains = torch.empty_like(shares) if gradient else shares
         _launch_loss(teacher_shares, shares, scale[part], losses[part], gains, size, gradient)
         if grad is not None:
-            plan = sorting._values_plan(values_backward, size.bits, student_relaxation.distribution)
+            plan = sorting.values_plan(values_backward, size.bits, student_relaxation.distribution)
             plan.launch(
                 triton.cdiv(len(state), plan.constexprs["ROWS"]), student[part], torch.zeros_like(state), gains, shares,
                 state, grad[part], len(state), *size, student_relaxation.steepness, student_relaxation.art_lambda,
@@ -58,7 +58,7 @@ def launches() -> list[Launch]:
     """Every launch that can occur and is not one of soft_sort's, for the ahead-of-time gate."""
     found: dict[str, Launch] = {}
     for bits, network, gradient in product(range(1, (LARGEST - 1).bit_length() + 1), get_args(Network), (False, True)):
-        launch = sorting._launch(_plan(sorting._size(network, 1 << bits), gradient))
+        launch = sorting.compiled_launch(_plan(sorting.network_size(network, 1 << bits), gradient))
         found[launch.name] = launch
     return list(found.values())
 
@@ -72,7 +72,7 @@ def _launch_loss(
         plan.launch(rows, *tensors, size.n, size.layers)
         return
     numbers = (4 + size.layers * gradient) * size.slots * plan.constexprs["LANES"]
-    programs = min(rows, sorting._programs(shares.device), max(1, _SCRATCH // (4 * numbers)))
+    programs = min(rows, sorting.most_programs(shares.device), max(1, _SCRATCH // (4 * numbers)))
     plan.launch(programs, *tensors, shares.new_empty(programs, numbers), rows, *size)
 
 
@@ -89,6 +89,6 @@ def _plan(size: Size, gradient: bool) -> Plan:
         warps = ({5: 4, 6: 4, 7: 8} if gradient else {6: 4, 7: 4}).get(size.bits, 1)  # fewer would spill
         constexprs = {"BITS": size.bits, "START": min(size.bits, 5), "LANES": _LANES, "GRADIENT": gradient}
         return Plan(loss_in_registers, constexprs, warps)
-    width = sorting._width(size.bits)
+    width = sorting.memory_width(size.bits)
     constexprs = {"WIDTH": width, "LANES": _MEMORY_LANES[width], "GRADIENT": gradient}
     return Plan(loss_in_memory, constexprs, 4 if width == 32 else 8)

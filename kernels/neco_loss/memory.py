@@ -12,32 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels.neco_loss.registers import terms
-from kernels.soft_sort.comparators import comparators, mix
-from kernels.soft_sort.memory import _store_unit_vectors, _through
-
-
-@triton.jit
-def _back(
-    state, shares, gains, differences, n, bits, layers, bitonic, older, WIDTH: tl.constexpr, LANES: tl.constexpr
-):  # fmt: skip
-    """The gradient of the end state (n, LANES), in place, through all layers; adds to the gains of their shares.
-
-    older: whether there is something to add to.
-    """
-    lane = tl.arange(0, LANES)[None, :]
-    for done in range(layers):
-        tl.debug_barrier()
-        layer = layers - 1 - done
-        a, b, exists, _ = comparators(layer, n, bits, bitonic, WIDTH)
-        slot = layer * (1 << (bits - 1)) + tl.arange(0, WIDTH)
-        g_a = tl.load(state + a[:, None] * LANES + lane, mask=exists[:, None], other=0.0)
-        g_b = tl.load(state + b[:, None] * LANES + lane, mask=exists[:, None], other=0.0)
-        difference = tl.load(differences + slot[:, None] * LANES + lane, mask=exists[:, None], other=0.0)
-        before = tl.load(gains + slot, mask=exists & older, other=0.0)
-        tl.store(gains + slot, before + tl.sum((g_a - g_b) * difference, 1), mask=exists)
-        g_a, g_b = mix(g_a, g_b, tl.load(shares + slot, mask=exists, other=1.0)[:, None])
-        tl.store(state + a[:, None] * LANES + lane, g_a, mask=exists[:, None])
-        tl.store(state + b[:, None] * LANES + lane, g_b, mask=exists[:, None])
+from kernels.soft_sort.memory import back, store_unit_vectors, through
 
 
 @triton.jit(do_not_specialize=["rows", "n", "bits", "layers", "bitonic"])
@@ -65,12 +40,12 @@ def loss_in_memory(
         total = tl.zeros((LANES,), tl.float32)
         for first in range(0, n, LANES):
             tl.debug_barrier()
-            _store_unit_vectors(target, LANES, n, first, LANES, WIDTH, LANES)
-            _store_unit_vectors(state, LANES, n, first, LANES, WIDTH, LANES)
-            _through(
+            store_unit_vectors(target, LANES, n, first, LANES, WIDTH, LANES)
+            store_unit_vectors(state, LANES, n, first, LANES, WIDTH, LANES)
+            through(
                 target, LANES, teacher_shares + own, differences, n, bits, layers, bitonic, LANES, WIDTH, LANES, False
             )
-            _through(state, LANES, shares + own, differences, n, bits, layers, bitonic, LANES, WIDTH, LANES, GRADIENT)
+            through(state, LANES, shares + own, differences, n, bits, layers, bitonic, LANES, WIDTH, LANES, GRADIENT)
             tl.debug_barrier()
             at = wire * LANES + lane
             wanted = tl.load(target + at, mask=wire < n, other=0.0)
@@ -79,5 +54,5 @@ def loss_in_memory(
             total += tl.sum(term, 0)
             if GRADIENT:
                 tl.store(state + at, wanted * -weight / divisor, mask=wire < n)
-                _back(state, shares + own, gains + own, differences, n, bits, layers, bitonic, first > 0, WIDTH, LANES)
+                back(state, shares + own, gains + own, differences, n, bits, layers, bitonic, first > 0, WIDTH, LANES)
         tl.store(losses + row, tl.sum(total, 0) * weight)

@@ -12,7 +12,7 @@ from kernels.backend import Backend, choose_backend
 from kernels.neco_loss import chunked
 from kernels.patch_distance import patch_distance
 from kernels.soft_sort.networks import LARGEST, Network, wiring
-from kernels.soft_sort.relaxation import Distribution, Relaxation
+from kernels.soft_sort.relaxation import Distribution, Relaxation, check_steepness
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -80,8 +80,9 @@ def neco_loss(
 ) -> Tensor:  # fmt: skip
     """Patch ordering loss of NeCo (2408.11054): student patches should sort the references as teacher patches do.
 
-    student, teacher: (B, N, D) patch features of the same places; references: (B, M, D), or (M, D) shared by the batch,
-    1 <= M <= 1024. One floating dtype, any strides and scale. Only the student gets a gradient.
+    student, teacher: (B, N, D) features of patches, i of both at the same place of the image. references: (B, M, D), or
+    (M, D) shared by the batch, 1 <= M <= 1024. One floating dtype, any strides and scale. Only the student gets a
+    gradient.
     network, distribution, *_steepness: of the soft sort of each patch's cosine similarities; see kernels.soft_sort.
     weights: (B,) or (B, N), finite and not negative, of the patches in the mean; None for equal ones. They get no
     gradient. Where all are 0, the loss and its gradient are.
@@ -110,14 +111,14 @@ def _scale(weights: Tensor | None, similarities: Tensor, patches: torch.Size) ->
     rows, m = similarities.shape
     if weights is None:
         return similarities.new_full((rows,), 1 / max(1, rows * m))
-    weights = weights.to(similarities.dtype)
+    weights = weights.to(torch.promote_types(weights.dtype, similarities.dtype))  # float64 may leave float32's range
     weights = (weights if weights.dim() == 2 else weights[:, None]).expand(patches).reshape(rows)
     weights = torch.where(weights < 0, math.nan, weights)  # refused where one can look
     if rows:
         largest = weights.amax()  # a sum of huge weights would be infinite
         weights = weights / torch.where(largest == 0, 1, largest)
     total = weights.sum()
-    return weights / (torch.where(total == 0, 1, total) * m)
+    return (weights / (torch.where(total == 0, 1, total) * m)).to(similarities.dtype)
 
 
 def _obstacle(student: Tensor, m: int) -> str | None:
@@ -127,7 +128,19 @@ def _obstacle(student: Tensor, m: int) -> str | None:
     return "they compute in float32, and the features are float64" if student.dtype == torch.float64 else None
 
 
+def _check_tensors(student: object, teacher: object, references: object, weights: object) -> None:
+    for name, given, shape in (
+        ("student is", student, "(B, N, D)"),
+        ("teacher is", teacher, "(B, N, D)"),
+        ("references are", references, "(B, M, D) or (M, D)"),
+        ("weights are", student if weights is None else weights, "(B,) or (B, N)"),
+    ):
+        if not isinstance(given, Tensor):
+            raise ValueError(f"neco_loss: {name} a {type(given).__name__}; pass a tensor {shape}")
+
+
 def _check(student: Tensor, teacher: Tensor, references: Tensor, weights: Tensor | None) -> None:
+    _check_tensors(student, teacher, references, weights)
     features = {"student": student, "teacher": teacher, "references": references}
     got = (
         f"neco_loss: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}, "
@@ -169,5 +182,4 @@ def _check_options(network: str, distribution: str, student_steepness: float, te
         if given not in get_args(known):
             raise ValueError(f"neco_loss: {name} is {given!r}; choose one of {', '.join(get_args(known))}")
     for name, steepness in (("student_steepness", student_steepness), ("teacher_steepness", teacher_steepness)):
-        if not 0 < steepness < math.inf:
-            raise ValueError(f"neco_loss: {name} is {steepness}; it must be above 0 and finite")
+        check_steepness(f"neco_loss: {name}", steepness)

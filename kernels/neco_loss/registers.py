@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels.neco_loss.reference import SMALLEST
-from kernels.soft_sort.registers import _block_backward, _blocks, _unit_vectors
+from kernels.soft_sort.registers import block_backward, blocks, unit_vectors
 
 _SMALLEST = tl.constexpr(SMALLEST)
 
@@ -43,9 +43,9 @@ def loss_in_registers(
     total = tl.zeros((LANES,), tl.float32)
     for tile in range(skipped, tl.maximum((1 << BITS) // LANES, 1)):
         first = tile * LANES
-        unit = _unit_vectors(first, START, LANES)
-        wanted = _blocks(unit, teacher_shares + own, first, BITS, BITS)
-        got = _blocks(unit, shares + own, first, BITS, BITS)
+        unit = unit_vectors(first, START, LANES)
+        wanted = blocks(unit, teacher_shares + own, first, BITS, BITS)
+        got = blocks(unit, shares + own, first, BITS, BITS)
         original = first + tl.arange(0, LANES)
         inside = (wire >= dropped)[:, None] & ((original >= dropped) & (original < (1 << BITS)))[None, :]
         term, divisor = terms(wanted, got, inside)
@@ -53,7 +53,7 @@ def loss_in_registers(
         if GRADIENT:
             g = wanted * -weight / divisor
             for number in tl.static_range(BITS):
-                g = _block_backward(
+                g = block_backward(
                     g, unit, shares + own, gains + own, first, tile > skipped, BITS - 1 - number, START, BITS
                 )
             tl.debug_barrier()  # the next tile adds to what this one stored

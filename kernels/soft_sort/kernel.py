@@ -55,10 +55,10 @@ class Plan(NamedTuple):
 def forward(values: Tensor, network: Network, relaxation: Relaxation) -> tuple[Tensor, Tensor]:
     """values (rows, n) to sorted (rows, n) and the transposed permutation (rows, sorted n, original n)."""
     rows, n = values.shape
-    permutation, size = values.new_empty(rows, n, n), _size(network, n)
+    permutation, size = values.new_empty(rows, n, n), network_size(network, n)
     if not rows:
         return torch.empty_like(values), permutation
-    ordered, shares = _sort_values(values, size, relaxation)
+    ordered, shares = sort_values(values, size, relaxation)
     plan = _forward_plan(size)
     tiles = _tiles(size, plan.constexprs["LANES"])
     if plan.kernel is registers.permutation_in_registers:
@@ -76,14 +76,14 @@ def backward(
     relaxation: Relaxation,
 ) -> Tensor:
     """Gradient to the values (rows, n), from gradients of both outputs of `forward`; None stands for zeros."""
-    rows, size, grad = len(values), _size(network, values.shape[1]), torch.empty_like(values)
+    rows, size, grad = len(values), network_size(network, values.shape[1]), torch.empty_like(values)
     if not rows:
         return grad
-    state, shares = _sort_values(values, size, relaxation)
+    state, shares = sort_values(values, size, relaxation)
     gains = torch.zeros_like(shares) if grad_permutation is None else _gains(shares, grad_permutation, size)
     if grad_ordered is None:
         grad_ordered = torch.zeros_like(values)
-    plan = _values_plan(memory.values_backward, size.bits, relaxation.distribution)
+    plan = values_plan(memory.values_backward, size.bits, relaxation.distribution)
     plan.launch(
         triton.cdiv(rows, plan.constexprs["ROWS"]), values, grad_ordered, gains, shares, state, grad, rows, *size,
         relaxation.steepness, relaxation.art_lambda,
@@ -95,26 +95,26 @@ def launches() -> list[Launch]:
     """Every launch that can occur, for the ahead-of-time gate."""
     found: dict[str, Launch] = {}
     for bits, network in product(range(1, (LARGEST - 1).bit_length() + 1), get_args(Network)):
-        size = _size(network, 1 << bits)
+        size = network_size(network, 1 << bits)
         plans = [_forward_plan(size), _backward_plan(size)]
         for distribution in get_args(Distribution):
-            plans += [_values_plan(k, bits, distribution) for k in (memory.values_forward, memory.values_backward)]
-        found |= {_launch(plan).name: _launch(plan) for plan in plans}
+            plans += [values_plan(k, bits, distribution) for k in (memory.values_forward, memory.values_backward)]
+        found |= {compiled_launch(plan).name: compiled_launch(plan) for plan in plans}
     return list(found.values())
 
 
-def _launch(plan: Plan) -> Launch:
+def compiled_launch(plan: Plan) -> Launch:
     name = "-".join([plan.kernel.__name__, *(str(x) for x in plan.constexprs.values())])
     given = [x for x in plan.kernel.arg_names if x not in plan.constexprs]
     signature = {x: _TYPES.get(x, "*fp32") for x in given}
     return Launch(name, plan.kernel, signature, plan.constexprs, plan.num_warps, num_stages=1)
 
 
-def _sort_values(values: Tensor, size: Size, relaxation: Relaxation) -> tuple[Tensor, Tensor]:
+def sort_values(values: Tensor, size: Size, relaxation: Relaxation) -> tuple[Tensor, Tensor]:
     """Sorted values (rows, n), and the share of every comparator (rows, layers, slots)."""
     rows = len(values)
     ordered, shares = torch.empty_like(values), values.new_empty(rows, size.layers, size.slots)
-    plan = _values_plan(memory.values_forward, size.bits, relaxation.distribution)
+    plan = values_plan(memory.values_forward, size.bits, relaxation.distribution)
     plan.launch(
         triton.cdiv(rows, plan.constexprs["ROWS"]), values, ordered, shares, rows, *size,
         relaxation.steepness, relaxation.art_lambda,
@@ -129,19 +129,19 @@ def _gains(shares: Tensor, grad_permutation: Tensor, size: Size) -> Tensor:
         plan.launch(rows, shares, grad_permutation, gains, size.n, size.layers)
         return gains
     numbers = (size.layers + 2) * size.slots * plan.constexprs["LANES"]
-    programs = min(rows, _programs(shares.device), max(1, _SCRATCH // (4 * numbers)))
+    programs = min(rows, most_programs(shares.device), max(1, _SCRATCH // (4 * numbers)))
     scratch = shares.new_empty(programs, numbers)
     plan.launch(programs, shares, grad_permutation, gains, scratch, rows, *size)
     return gains
 
 
-def _programs(device: torch.device) -> int:
+def most_programs(device: torch.device) -> int:
     if device.type != "cuda":
         return 2  # the interpreter: few, so that a program takes several rows
     return _PROGRAMS * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _size(network: Network, n: int) -> Size:
+def network_size(network: Network, n: int) -> Size:
     bits = (n - 1).bit_length()
     return Size(n, bits, bits * (bits + 1) // 2 if network == "bitonic" else n, int(network == "bitonic"))
 
@@ -154,13 +154,13 @@ def _tiles(size: Size, lanes: int) -> int:
     return max(wires // lanes, 1) - (wires - size.n) // lanes
 
 
-def _width(bits: int) -> int:
+def memory_width(bits: int) -> int:
     """Comparators that a kernel in memory has lanes for: three sizes, so that there is little to compile."""
     return 32 if bits <= 6 else 128 if bits <= 8 else 512
 
 
-def _values_plan(kernel: Any, bits: int, distribution: Distribution) -> Plan:
-    width = _width(bits)
+def values_plan(kernel: Any, bits: int, distribution: Distribution) -> Plan:
+    width = memory_width(bits)
     constexprs = {
         "DISTRIBUTION": distribution,
         "WIDTH": width,
@@ -188,5 +188,5 @@ def _tile(bits: int, lanes: int) -> dict[str, Any]:
 
 
 def _memory_plan(kernel: Any, bits: int) -> Plan:
-    width = _width(bits)
+    width = memory_width(bits)
     return Plan(kernel, {"WIDTH": width, "LANES": 16 if width == 512 else _LANES}, 4 if width == 32 else 8)

@@ -105,7 +105,7 @@ def values_backward(
 
 
 @triton.jit
-def _store_unit_vectors(state, pitch, n, first, lanes, WIDTH: tl.constexpr, LANES: tl.constexpr):
+def store_unit_vectors(state, pitch, n, first, lanes, WIDTH: tl.constexpr, LANES: tl.constexpr):
     """state (n, LANES), its wires `pitch` apart: vector v is 1 on wire first + v. Only `lanes` of them have a place."""
     wire = tl.arange(0, 2 * WIDTH)[:, None]
     lane = tl.arange(0, LANES)[None, :]
@@ -113,7 +113,7 @@ def _store_unit_vectors(state, pitch, n, first, lanes, WIDTH: tl.constexpr, LANE
 
 
 @triton.jit
-def _through(
+def through(
     state, pitch, shares, differences, n, bits, layers, bitonic, lanes,
     WIDTH: tl.constexpr, LANES: tl.constexpr, DIFFERENCES: tl.constexpr,
 ):  # fmt: skip
@@ -137,6 +137,30 @@ def _through(
         tl.store(state + b[:, None] * pitch + lane, x_b, mask=inside)
 
 
+@triton.jit
+def back(
+    state, shares, gains, differences, n, bits, layers, bitonic, older, WIDTH: tl.constexpr, LANES: tl.constexpr
+):  # fmt: skip
+    """The gradient of the end state (n, LANES), in place, through all layers; adds to the gains of their shares.
+
+    older: whether there is something to add to.
+    """
+    lane = tl.arange(0, LANES)[None, :]
+    for done in range(layers):
+        tl.debug_barrier()
+        layer = layers - 1 - done
+        a, b, exists, _ = comparators(layer, n, bits, bitonic, WIDTH)
+        slot = layer * (1 << (bits - 1)) + tl.arange(0, WIDTH)
+        g_a = tl.load(state + a[:, None] * LANES + lane, mask=exists[:, None], other=0.0)
+        g_b = tl.load(state + b[:, None] * LANES + lane, mask=exists[:, None], other=0.0)
+        difference = tl.load(differences + slot[:, None] * LANES + lane, mask=exists[:, None], other=0.0)
+        before = tl.load(gains + slot, mask=exists & older, other=0.0)
+        tl.store(gains + slot, before + tl.sum((g_a - g_b) * difference, 1), mask=exists)
+        g_a, g_b = mix(g_a, g_b, tl.load(shares + slot, mask=exists, other=1.0)[:, None])
+        tl.store(state + a[:, None] * LANES + lane, g_a, mask=exists[:, None])
+        tl.store(state + b[:, None] * LANES + lane, g_b, mask=exists[:, None])
+
+
 @triton.jit(do_not_specialize=_INTEGERS)
 def permutation_in_memory(
     shares, permutation, n, bits, layers, bitonic, WIDTH: tl.constexpr, LANES: tl.constexpr
@@ -146,9 +170,9 @@ def permutation_in_memory(
     row = (tl.program_id(0) // tiles).to(tl.int64)
     first = tl.program_id(0) % tiles * LANES
     state = permutation + row * n * n + first
-    _store_unit_vectors(state, n, n, first, n - first, WIDTH, LANES)
+    store_unit_vectors(state, n, n, first, n - first, WIDTH, LANES)
     shares += row * layers * (1 << (bits - 1))
-    _through(state, n, shares, shares, n, bits, layers, bitonic, n - first, WIDTH, LANES, False)
+    through(state, n, shares, shares, n, bits, layers, bitonic, n - first, WIDTH, LANES, False)
 
 
 @triton.jit(do_not_specialize=_INTEGERS)
@@ -158,7 +182,7 @@ def permutation_backward_in_memory(
 ):  # fmt: skip
     """gains, the gradient of the shares, 0 for what does not exist. A program takes row after row, tile after tile.
 
-    scratch: for each program a state (2^bits, LANES), then the differences of all layers: see `_through`.
+    scratch: for each program a state (2^bits, LANES), then the differences of all layers: see `through`.
     """
     lane = tl.arange(0, LANES)[None, :]
     wire = tl.arange(0, 2 * WIDTH)[:, None]
@@ -171,22 +195,10 @@ def permutation_backward_in_memory(
         own_gains = gains + row * layers * slots
         for first in range(0, n, LANES):
             tl.debug_barrier()
-            _store_unit_vectors(state, LANES, n, first, LANES, WIDTH, LANES)
-            _through(state, LANES, own_shares, differences, n, bits, layers, bitonic, LANES, WIDTH, LANES, True)
+            store_unit_vectors(state, LANES, n, first, LANES, WIDTH, LANES)
+            through(state, LANES, own_shares, differences, n, bits, layers, bitonic, LANES, WIDTH, LANES, True)
             tl.debug_barrier()
             at = grad_permutation + row * n * n + first + wire * n + lane
             g = tl.load(at, mask=(wire < n) & (first + lane < n), other=0.0)
             tl.store(state + wire * LANES + lane, g, mask=wire < n)
-            for done in range(layers):
-                tl.debug_barrier()
-                layer = layers - 1 - done
-                a, b, exists, _ = comparators(layer, n, bits, bitonic, WIDTH)
-                slot = layer * slots + tl.arange(0, WIDTH)
-                g_a = tl.load(state + a[:, None] * LANES + lane, mask=exists[:, None], other=0.0)
-                g_b = tl.load(state + b[:, None] * LANES + lane, mask=exists[:, None], other=0.0)
-                difference = tl.load(differences + slot[:, None] * LANES + lane, mask=exists[:, None], other=0.0)
-                before = tl.load(own_gains + slot, mask=exists & (first > 0), other=0.0)
-                tl.store(own_gains + slot, before + tl.sum((g_a - g_b) * difference, 1), mask=exists)
-                g_a, g_b = mix(g_a, g_b, tl.load(own_shares + slot, mask=exists, other=1.0)[:, None])
-                tl.store(state + a[:, None] * LANES + lane, g_a, mask=exists[:, None])
-                tl.store(state + b[:, None] * LANES + lane, g_b, mask=exists[:, None])
+            back(state, own_shares, own_gains, differences, n, bits, layers, bitonic, first > 0, WIDTH, LANES)

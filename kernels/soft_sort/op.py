@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from numbers import Real
 from typing import Any, cast, get_args
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels.backend import Backend, choose_backend
 from kernels.soft_sort import chunked
 from kernels.soft_sort.networks import LARGEST, Network, wiring
-from kernels.soft_sort.relaxation import Distribution, Relaxation
+from kernels.soft_sort.relaxation import Distribution, Relaxation, check_steepness
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -101,12 +101,15 @@ def soft_sort(
     Returns sorted (rows, n) and permutation (rows, n, n), with sorted = values @ permutation: entry [r, i, j] is the
     share of values[r, i] in sorted[r, j]. Both are float32 (float64 for float64) and computed so, also under autocast.
     Rows and columns of the permutation sum to 1. It is a transposed view: the originals are contiguous.
-    steepness: of the comparators, above 0; towards infinity the sort is exact. distribution: F of relaxation.py.
+    steepness: of the comparators, above 0, at most 3.4e38; the larger, the more exact the sort. distribution: F of
+    relaxation.py.
     art_lambda: of `logistic_phi` only, 0 to 1. backend: see kernels.backend.
 
     Raises ValueError for arguments out of these bounds, and on the CPU for values that are not finite. On CUDA, where
     looking would stop the device, a row with such a value comes out as NaN in both outputs and in its gradient.
     """
+    if not isinstance(values, Tensor):
+        raise ValueError(f"soft_sort: values are a {type(values).__name__}; pass a tensor (rows, n)")
     if values.ndim != 2 or not 1 <= values.shape[1] <= LARGEST:
         raise ValueError(
             f"soft_sort: values are {tuple(values.shape)}; pass (rows, n) with n from 1 to {LARGEST}, "
@@ -117,11 +120,9 @@ def soft_sort(
     for name, given, known in (("network", network, Network), ("distribution", distribution, Distribution)):
         if given not in get_args(known):
             raise ValueError(f"soft_sort: {name} is {given!r}; choose one of {', '.join(get_args(known))}")
-    if not (0 < steepness < math.inf and 0 <= art_lambda <= 1):
-        raise ValueError(
-            f"soft_sort: steepness is {steepness} and art_lambda {art_lambda}; the first must be above 0 and finite, "
-            "the second from 0 to 1"
-        )
+    check_steepness("soft_sort: steepness", steepness)
+    if not (isinstance(art_lambda, Real) and 0 <= art_lambda <= 1):
+        raise ValueError(f"soft_sort: art_lambda is {art_lambda!r}; pass a number from 0 to 1")
     chosen = choose_backend(backend, values, obstacle=_obstacle(values))
     ordered, transposed = _forward(values, network, distribution, float(steepness), float(art_lambda), chosen)
     return ordered, transposed.mT

@@ -35,7 +35,7 @@ def _whole(a, b, BIT: tl.constexpr):
 
 
 @triton.jit
-def _unit_vectors(first, START: tl.constexpr, LANES: tl.constexpr):
+def unit_vectors(first, START: tl.constexpr, LANES: tl.constexpr):
     """(2^START, LANES): vector v is 1 on wire first + v. The wires are the aligned 2^START ones around `first`."""
     wire = ((first >> START) << START) + tl.arange(0, 1 << START)
     return tl.where(wire[:, None] == (first + tl.arange(0, LANES))[None, :], 1.0, 0.0)
@@ -76,7 +76,7 @@ def _steps(x, shares, first, BLOCK: tl.constexpr, FROM: tl.constexpr, TO: tl.con
 
 
 @triton.jit
-def _blocks(x, shares, first, BLOCKS: tl.constexpr, BITS: tl.constexpr):
+def blocks(x, shares, first, BLOCKS: tl.constexpr, BITS: tl.constexpr):
     """The first BLOCKS blocks."""
     for block in tl.static_range(BLOCKS):
         x = _steps(x, shares, first, block, 0, block + 1, BITS)
@@ -105,7 +105,7 @@ def permutation_in_registers(
     tiles = tl.maximum((1 << BITS) // LANES, 1) - skipped
     row = (tl.program_id(0) // tiles).to(tl.int64)
     first = (tl.program_id(0) % tiles + skipped) * LANES
-    x = _blocks(_unit_vectors(first, START, LANES), shares + row * layers * (1 << (BITS - 1)), first, BITS, BITS)
+    x = blocks(unit_vectors(first, START, LANES), shares + row * layers * (1 << (BITS - 1)), first, BITS, BITS)
     at, inside = _matrix(permutation, row, first, n, BITS, LANES)
     tl.store(at, x, mask=inside)
 
@@ -141,14 +141,14 @@ def _layer_backward(
 
 
 @triton.jit
-def _block_backward(
+def block_backward(
     g, x, shares, gains, first, older, BLOCK: tl.constexpr, START: tl.constexpr, BITS: tl.constexpr
 ):  # fmt: skip
     """Gradient after a block to the gradient before it. x: unit vectors.
 
     Recomputes the state before the block once, and from there the layers of the block for each of them.
     """
-    x = _blocks(x, shares, first, BLOCK, BITS)
+    x = blocks(x, shares, first, BLOCK, BITS)
     for number in tl.static_range(BLOCK + 1):
         g = _layer_backward(g, x, shares, gains, first, older, BLOCK, BLOCK - number, START, BITS)
     return g
@@ -167,7 +167,7 @@ def permutation_backward_in_registers(
         first = tile * LANES
         at, inside = _matrix(grad_permutation, row, first, n, BITS, LANES)
         g = tl.load(at, mask=inside, other=0.0)
-        x = _unit_vectors(first, START, LANES)
+        x = unit_vectors(first, START, LANES)
         for number in tl.static_range(BITS):
-            g = _block_backward(g, x, shares, gains, first, tile > skipped, BITS - 1 - number, START, BITS)
+            g = block_backward(g, x, shares, gains, first, tile > skipped, BITS - 1 - number, START, BITS)
         tl.debug_barrier()  # the next tile adds to what this one stored

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Distribution = Literal["cauchy", "logistic", "logistic_phi", "gaussian", "reciprocal", "optimal"]
+STEEPEST = torch.finfo(torch.float32).max  # what the kernels take; for float64, too
 SMALLEST_GAP = 1e-10  # keeps the power of the activation replacement trick finite where values tie
+
+
+def check_steepness(name: str, steepness: float) -> None:
+    """Raises ValueError, with `name` in front, for what is no steepness."""
+    if not (isinstance(steepness, Real) and 0 < steepness <= STEEPEST):
+        raise ValueError(f"{name} is {steepness!r}; pass a number above 0, at most {STEEPEST:.1e}")
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,10 @@ class Relaxation:
     art_lambda: float = 0.25  # of logistic_phi only: the argument is gap / |gap|^lambda, so that close values part, too
 
     def keep(self, gap: Tensor) -> Tensor:
-        """The share in [0, 1] for gaps of any shape. Shares below one half are exact to a few ulp, however small."""
+        """The share in [0, 1] for gaps of any shape. Where a gap is negative, it is exact to a few ulp, however small.
+
+        Else it is 1 minus such a share, and 1 minus it, what the partner gives, exact to 6e-8 only.
+        """
         tail = self._tail(self._argument(gap.abs()))
         return torch.where(gap < 0, tail, 1 - tail)
 

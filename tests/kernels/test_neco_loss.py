@@ -255,6 +255,14 @@ def test_weights_choose(weights: list[object], chosen: list[int]):
     close(got, [alone[0], expected], 1e-5)
 
 
+@pytest.mark.parametrize("size", [1e300, 1e-300])
+def test_weights_beyond_float32(size: float):
+    """D6: float64 weights that float32 has no numbers for would make the loss NaN, or 0, in silence."""
+    vectors = features(2, 2, 5)
+    got = run(ours(weights=torch.tensor([size, 3 * size], dtype=torch.float64, device=DEVICE)), *vectors)
+    close(got, run(ours(weights=torch.tensor([1.0, 3.0], device=DEVICE)), *vectors), 1e-6)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_weights(backend: str):
     """Patches would count for more or less than they should."""
@@ -379,7 +387,7 @@ def test_parts_of_the_rows(network: str, monkeypatch: pytest.MonkeyPatch):
     """Rows of a part that is not the first would be lost, or scratch grow with the rows."""
     from kernels.neco_loss import kernel
 
-    size = kernel.sorting._size(network, 5)
+    size = kernel.sorting.network_size(network, 5)
     monkeypatch.setattr(kernel, "_SHARES", 2 * 12 * size.layers * size.slots)
     assert [x.stop - x.start for x in kernel._parts(5, size)] == [2, 2, 1]
     check_kernels(features(1, 5, 5), network=network)
@@ -389,6 +397,16 @@ def test_parts_of_the_rows(network: str, monkeypatch: pytest.MonkeyPatch):
 def test_kernels_know_every_distribution(distribution: str):
     """A kernel would compute another F than its name says, or exchange the sides' steepness."""
     check_kernels(features(2, 2, 6), distribution=distribution, student_steepness=5.0, teacher_steepness=8.0)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_steep_gaussians(network: str):
+    """D2: a small share of the gaussian would vanish: here the loss was 87 instead of 34, its gradient nothing."""
+    vectors = torch.tensor([[[0.95, -0.1]]]), torch.tensor([[[0.6, 0.8]]]), torch.tensor([[[1.0, 0.0], [0.8, 0.6]]])
+    check_kernels(
+        tuple(x.to(DEVICE) for x in vectors), network=network, distribution="gaussian",
+        student_steepness=30.0, teacher_steepness=10.0,
+    )  # fmt: skip
 
 
 @pytest.mark.skipif(not interpreting(), reason="a GPU is here: kernels are not interpreted")
@@ -411,7 +429,7 @@ def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPa
     from kernels.neco_loss import kernel
 
     seen: set[str] = set()
-    monkeypatch.setattr(kernel.Plan, "launch", lambda plan, *_: seen.add(kernel.sorting._launch(plan).name))
+    monkeypatch.setattr(kernel.Plan, "launch", lambda plan, *_: seen.add(kernel.sorting.compiled_launch(plan).name))
     for network, n, gradient in product(NETWORKS, (2, 7, 49, 65, 129, 513, 1024), (False, True)):
         similarities, relaxation = torch.zeros(1, n), Relaxation("cauchy", 1.0)
         kernel.forward(similarities, similarities, torch.ones(1), network, relaxation, relaxation, gradient)
@@ -448,6 +466,15 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "distribution": ({"distribution": "normal"}, "distribution is 'normal'; choose one of cauchy"),
     "flat student": ({"student_steepness": 0}, "student_steepness is 0"),
     "endless teacher": ({"teacher_steepness": float("inf")}, "teacher_steepness is inf"),
+    "beyond float32": (
+        {"student_steepness": 3.5e38},
+        "student_steepness is 3.5e.38; pass a number above 0",
+    ),
+    "far beyond float32": ({"teacher_steepness": 1e300}, "at most 3.4e.38"),
+    "steepness in words": ({"teacher_steepness": "10"}, "teacher_steepness is '10'; pass a number above 0"),
+    "a list of weights": ({"weights": [1, 1]}, r"weights are a list; pass a tensor \(B,\) or \(B, N\)"),
+    "a list of patches": ({"teacher": [[[1.0] * 8] * 3] * 2}, r"teacher is a list; pass a tensor \(B, N, D\)"),
+    "a list of references": ({"references": [[1.0] * 8]}, r"references are a list; pass a tensor \(B, M, D\) or"),
     "steepness that is no number": ({"student_steepness": float("nan")}, "student_steepness is nan"),
     "backend": ({"backend": "cuda"}, "backend is 'cuda'"),
 }
@@ -567,7 +594,7 @@ def test_no_gradient_no_work(monkeypatch: pytest.MonkeyPatch):
     """Validation would pay for a gradient that nobody takes."""
     student, *rest = features(1, 2, 5)
     expected = neco_loss(student.requires_grad_(), *rest, backend="reference").detach()
-    monkeypatch.setattr(chunked, "_add_gains", None)
+    monkeypatch.setattr(sorting, "add_gains", None)
     assert torch.equal(neco_loss(student.detach(), *rest, backend="reference"), expected)
     with torch.no_grad():
         assert torch.equal(neco_loss(student, *rest, backend="reference"), expected)

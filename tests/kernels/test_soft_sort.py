@@ -249,6 +249,16 @@ def test_steep_sorting_is_sorting(network: str, distribution: str, backend: str)
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_outputs_are_finite_at_the_largest_steepness(distribution: str, backend: str):
+    """D6: a steepness that is let through would make both outputs NaN."""
+    values = random(3, 7)
+    values[1, ::2] = values[1, 0]
+    for output in soft_sort(values, distribution=distribution, steepness=3.4e38, backend=backend):
+        assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_finite_at_every_steepness(distribution: str, backend: str):
     """A steep or a flat sort, tied or huge values would make a training step NaN."""
     values = random(5, 7)
@@ -353,6 +363,23 @@ def test_kernels_know_every_distribution(distribution: str, steepness: float):
     check_kernels(random(5, 6, seed=4), "bitonic", distribution, steepness, art_lambda=0.4)
 
 
+def test_shares_of_the_gaussian_are_exact():
+    """D2: small shares would be those of a difference, some 1e-8, and a loss of steep gaussians too large.
+
+    Arguments from 0 to 13 of wires out of order, which the first layer compares. A rounding of the argument's square
+    changes the share by u²/2 roundings, in torch as well.
+    """
+    from kernels.soft_sort import kernel
+
+    u = torch.linspace(0, 13, 512, device=DEVICE)
+    pairs = torch.stack([u, torch.zeros_like(u)], 1).reshape(-1, 64)
+    _, shares = kernel.sort_values(pairs, kernel.network_size("odd_even", 64), Relaxation("gaussian", 1.0))
+    got, exact = shares[:, 0].reshape(-1), torch.special.erfc(u.double() / 2**0.5) / 2
+    assert got[0] == 0.5
+    roundings = (got / exact - 1).abs() / (EPS / 2)
+    assert (roundings <= 6 + u.double().square() / 2).all()
+
+
 @pytest.mark.parametrize("n", [130, 257, 513])
 def test_kernels_forward_at_the_largest_sizes(n: int):
     """Tiles of networks of 512 and 1024 wires would be put together wrongly."""
@@ -409,7 +436,7 @@ def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPa
     from kernels.soft_sort import kernel
 
     seen: set[str] = set()
-    monkeypatch.setattr(kernel.Plan, "launch", lambda plan, *_: seen.add(kernel._launch(plan).name))
+    monkeypatch.setattr(kernel.Plan, "launch", lambda plan, *_: seen.add(kernel.compiled_launch(plan).name))
     for network, n, distribution in product(NETWORKS, (2, 7, 49, 65, 129, 513, 1024), DISTRIBUTIONS):
         values, relaxation = torch.zeros(1, n), Relaxation(distribution, 1.0)
         ordered, permutation = kernel.forward(values, network, relaxation)
@@ -429,7 +456,12 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "distribution": ({"distribution": "normal"}, "distribution is 'normal'; choose one of cauchy"),
     "flat": ({"steepness": 0}, "steepness is 0"),
     "endless": ({"steepness": float("inf")}, "steepness is inf"),
-    "lambda": ({"art_lambda": 1.5}, "art_lambda 1.5"),
+    "beyond float32": ({"steepness": 3.5e38}, "steepness is 3.5e.38; pass a number above 0, at most 3.4e.38"),
+    "far beyond float32": ({"steepness": 1e300}, "at most 3.4e.38"),
+    "steepness in words": ({"steepness": "10"}, "steepness is '10'; pass a number above 0"),
+    "lambda": ({"art_lambda": 1.5}, "art_lambda is 1.5; pass a number from 0 to 1"),
+    "lambda in words": ({"art_lambda": "0.2"}, "art_lambda is '0.2'; pass a number"),
+    "a list": ({"values": [[1.0, 2.0]]}, r"values are a list; pass a tensor \(rows, n\)"),
     "backend": ({"backend": "cuda"}, "backend is 'cuda'"),
 }
 
@@ -439,6 +471,7 @@ def test_arguments_that_do_not_fit(change: str):
     """A kernel would read beyond a tensor, or numbers would come out of what was not meant."""
     options, message = {**BAD[change][0]}, BAD[change][1]
     values = torch.ones(options.pop("shape", (2, 5)), dtype=options.pop("dtype", torch.float32))
+    values = options.pop("values", values)
     with pytest.raises(ValueError, match=message):
         soft_sort(values, **options)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,114 +16,20 @@ import pytest
 
 from data_pipeline.errors import InputError
 from launch import submit
-from launch.attempts import Attempt, read_attempts
-from launch.cluster import Cluster, load_cluster
+from launch.attempts import read_attempts
+from launch.cluster import Cluster
 from launch.heartbeat import read_beats
 from launch.slurm import check_place, job_state, signal_tasks
 from launch.spec import JOB, STOP, read_job
 from launch.status import main as main_status
 from launch.sweep import main as main_sweep
-from pretrain.checkpoint import list_checkpoints
 from pretrain.recipe import Recipe
-from pretrain.recipe_file import load_recipe, recipe_yaml
-from tests.support import slurm
-from tests.support.ranks import TINY_CLIP
+from pretrain.recipe_file import recipe_yaml
+from tests.support.slurm_runs import STEPS, WAIT, assert_same, chaos, disturbed, ended, losses, preempt, said, wait
 
-WHY = slurm.missing()
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(WHY is not None, reason=f"no SLURM here: {WHY}"),
-]
-STEPS, SHORT, WAIT = 30, 6, 240
+pytestmark = pytest.mark.slurm
+SHORT = 6  # steps
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two idle nodes, and how to use them."""
-    patch = pytest.MonkeyPatch()
-    with slurm.slurm(tmp_path_factory.mktemp("slurm")) as environment, patch.context() as patched:
-        for name, value in environment.items():
-            patched.setenv(name, value)
-        yield load_cluster("virtual", ["limits.step=12", "limits.save=30"])
-
-
-@pytest.fixture(scope="module")
-def recipe(toy_world: Path) -> Recipe:
-    world = json.loads((toy_world / "world.json").read_text())["settings"]
-    options = [
-        f"model={TINY_CLIP}",
-        f"toy_world.root={toy_world}",
-        *(f"toy_world.settings.{key}={value}" for key, value in world.items()),
-        *("data.batch_size=16", "data.lanes=8", "init=random", f"schedule.steps={STEPS}", "schedule.warmup=2"),
-        *("checkpoint.every_epochs=null", "checkpoint.every_steps=5", "evaluation.tasks=null", "log_every=1"),
-        "engine.device=cpu",
-    ]
-    return load_recipe("clip_toy", options)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """R0: what every other run must end as."""
-    run = tmp_path_factory.mktemp("r0") / "run"
-    job = submit.submit(recipe, run, cluster, 2)
-    assert ended(job) == "COMPLETED", said(run)
-    assert [a.cause for a in read_attempts(run / JOB)] == ["done"]
-    return run
-
-
-def ended(job: str) -> str:
-    """How a job ended; PREEMPTED and NODE_FAIL are no end, it comes back."""
-    wait(lambda: job_state(job) in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"))
-    return job_state(job) or ""
-
-
-def wait(condition: Callable[[], object], seconds: float = WAIT) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.05)
-
-
-def said(run: Path) -> str:
-    """What the job and its ranks wrote: for the message of a test that fails."""
-    paths = [*(run / JOB / "submitit").glob("*.out"), *(run / JOB / "logs").glob("*.log")]
-    return "\n".join(f"--- {path.name}\n{path.read_text()[-1500:]}" for path in paths)
-
-
-def reached(run: Path, step: int) -> Callable[[], bool]:
-    """Whether both ranks have taken so many steps."""
-
-    def ask() -> bool:
-        beats = read_beats(run / JOB)
-        rows = run / "metrics.jsonl"
-        return len(beats) == 2 and rows.is_file() and len(rows.read_text().splitlines()) >= step
-
-    return ask
-
-
-def losses(run: Path) -> dict[int, str]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert len({row["step"] for row in rows}) == len(rows), "a step stands in the file twice"
-    return {row["step"]: row["loss_hex"] for row in rows}
-
-
-def assert_same(run: Path, other: Path) -> None:
-    """Losses to the last bit, and every byte of the last checkpoint."""
-    assert losses(run) == losses(other)
-    ours, theirs = (list_checkpoints(path / "checkpoints")[-1] for path in (run, other))
-    files = [json.loads((c.path / "manifest.json").read_text())["files"] for c in (ours, theirs)]
-    assert files[0] == files[1]
-
-
-def disturbed(
-    recipe: Recipe, cluster: Cluster, run: Path, disturb: Callable[[str], None], step: int = 7
-) -> tuple[str, list[Attempt]]:
-    """A run that something happens to after some steps: (how its job ended, its attempts)."""
-    job = submit.submit(recipe, run, cluster, 2)
-    wait(reached(run, step))
-    disturb(job)
-    return ended(job), read_attempts(run / JOB)
 
 
 def test_two_nodes_are_two_ranks_of_this_machine(undisturbed: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -187,11 +93,7 @@ def test_a_more_urgent_job_takes_the_nodes(undisturbed: Path, cluster: Cluster, 
     """F8: a preempted run would lose the steps since its last checkpoint, or not come back."""
     run = tmp_path / "run"
 
-    def preempt(job: str) -> None:
-        urgent = ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
-        subprocess.run(urgent, check=True, capture_output=True)
-
-    state, attempts = disturbed(recipe, cluster, run, preempt)
+    state, attempts = disturbed(recipe, cluster, run, lambda job: preempt(run, job, random.Random(0)))
     assert (state, attempts[-1].cause) == ("COMPLETED", "done"), said(run)
     assert len(attempts) == 2
     assert attempts[0].cause == "saved", said(run)
@@ -250,6 +152,17 @@ def test_the_same_error_twice_is_given_up(
     assert [a.cause for a in attempts] == ["crash", "crash"], said(run)
     assert "KeyError: 'bug'" in (attempts[0].crash or "")
     assert "given up: the same error twice" in said(run)
+
+
+@pytest.mark.parametrize("seed", [*range(3), *range(3, int(os.environ.get("PINECO_CHAOS_SEEDS", "3")))])
+def test_chaos(undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path, seed: int) -> None:
+    """F1 to F4, F7, F8: faults in a row would lose steps, take them twice, or end the run. make chaos SEEDS=20.
+
+    One seed again: PINECO_CHAOS_SEEDS=20 python -m pytest tests/launch/test_slurm.py -k "chaos and 17".
+    """
+    fired = chaos(seed, recipe, cluster, tmp_path / "run")
+    assert fired, "no fault came before the run was done"
+    assert_same(tmp_path / "run", undisturbed)
 
 
 def test_a_sweep_its_evaluations_and_its_table(
