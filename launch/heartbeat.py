@@ -47,7 +47,7 @@ class Heartbeat:
         if folder is not None:
             for name in ("beats", "stacks"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-            self._stacks = (folder / "stacks" / f"{self._name}.txt").open("w")
+            self._stacks = (folder / "stacks" / f"{self._name}.txt").open("a")  # those of earlier attempts stay
             faulthandler.register(signal.SIGQUIT, file=self._stacks, all_threads=True)
             self._note_phase()
             threading.Thread(target=self._go_on, name="heartbeat", daemon=True).start()

@@ -24,6 +24,7 @@ from launch.goodput import account, read_phases
 from launch.spec import JOB, read_job
 
 _EVERY = 2.0  # seconds between two looks of --watch
+_WIDTH = 240  # characters, where the output is no terminal
 _COLUMNS = ("run", "state", "stage", "step", "samples/s", "ETA", "loss", "evaluated", "saved", "starts", "goodput")
 
 
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = options.runs or find_runs(options.root)
         if not runs:
             raise InputError(f"{options.root}: no runs here; start one with make pretrain")
-        console = Console(width=None if sys.stdout.isatty() else 160)
+        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
         if not options.watch:
             console.print(table([look(run) for run in runs]))
             return 0
@@ -105,14 +106,22 @@ def look(run: Path, now: float | None = None) -> Status:
 
 
 def table(statuses: Sequence[Status]) -> Table:
-    shown = Table(*_COLUMNS, box=None, header_style="bold")
+    shown = Table(box=None, header_style="bold")
+    for name in _COLUMNS:
+        shown.add_column(name, no_wrap=True)
     for s in statuses:
         shown.add_row(
-            str(s.run), s.state, s.stage, f"{s.step}/{s.steps}" if s.steps else str(s.step),
+            _near(s.run), s.state, s.stage, f"{s.step}/{s.steps}" if s.steps else str(s.step),
             _number(s.samples_per_second, ".0f"), _duration(s.eta), _number(s.loss, ".4f"), s.evaluated, str(s.saved),
             str(s.starts or ""), _number(s.goodput and 100 * s.goodput, ".0f", " %"),
         )  # fmt: skip
     return shown
+
+
+def _near(run: Path) -> str:
+    """The path from here, where it lies below."""
+    here = Path.cwd()
+    return str(run.relative_to(here) if run.is_relative_to(here) else run)
 
 
 def _state(run: Path, row: dict[str, Any]) -> str:
