@@ -127,7 +127,10 @@ def _near(run: Path) -> str:
 def _state(run: Path, row: dict[str, Any]) -> str:
     job = read_job(run)
     if job is not None and shutil.which("squeue"):
-        state = slurm.job_state(job)
+        try:
+            state = slurm.job_state(job)
+        except InputError:
+            return f"SLURM is silent ({job})"
         if state is not None:
             return f"{state.lower()} ({job})"
     if row and row["step"] == row.get("steps") and (run / "metrics.jsonl").is_file():

@@ -1,0 +1,165 @@
+"""What is checked, written and asked of SLURM before a run starts; no SLURM is needed here."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import InputError
+from launch import slurm
+from launch.cluster import Cluster, load_cluster, minutes
+from launch.job import rank_environment
+from launch.slurm import check_place
+from launch.spec import JOB, Spec, read_spec, write_spec
+from launch.submit import check_run, main, parameters, write_job
+from launch.supervise import command
+from launch.sweep import Sweep, combinations
+from pretrain.recipe_file import load_recipe
+
+
+def test_the_batch_script_asks_for_what_the_cluster_file_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Jobs would start in the wrong partition, without GPUs, or not come back after a preemption."""
+    words = ["clip_toy", "--nodes", "2", "--cluster", "virtual", "--dry-run", "--run-dir", str(tmp_path / "run")]
+    assert main(words) == 0
+    script = capsys.readouterr().out
+    for line in ("--nodes=2", "--ntasks-per-node=1", "--partition=main", "--requeue", "--signal=USR2@30", "--time=30"):
+        assert f"#SBATCH {line}\n" in script
+    assert "export OMP_NUM_THREADS=1" in script
+    assert f"export PYTHONPATH={tmp_path}/run/job/code" in script
+    assert "srun" not in script
+    assert not (tmp_path / "run").exists(), "a dry run writes nothing"
+
+
+def test_what_a_cluster_asks_for_reaches_sbatch(tmp_path: Path) -> None:
+    """An account or a memory limit that is left out rejects the job, or kills it later."""
+    cluster = Cluster(account="lab", qos="high", memory="900G", reservation="r", exclude="node[3,7]", exclusive=True)
+    found = parameters(tmp_path, cluster, 4, "x")
+    assert found["additional_parameters"] | {"chdir": ""} == {
+        "requeue": True, "chdir": "", "reservation": "r", "mem": "900G",
+    }  # fmt: skip
+    asked = {key: found[key] for key in ("account", "qos", "exclude", "exclusive", "gpus_per_node", "time", "nodes")}
+    assert asked == {
+        "account": "lab", "qos": "high", "exclude": "node[3,7]", "exclusive": True, "gpus_per_node": 8, "time": 1440,
+        "nodes": 4,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nodes", "0"], "NODES=0: at least 1"),
+        (["--nodes", "3"], "pi_toy: a micro-batch of 64 cannot be shared by 3 ranks|a micro-batch of 128 cannot"),
+        (["--nodes", "2", "--cluster", "virtul"], "no such cluster; did you mean virtual"),
+        (["modle=x", "--nodes", "2"], "unknown key modle; did you mean model"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_here(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It would fail after hours in the queue."""
+    cluster = [] if "--cluster" in words else ["--cluster", "virtual"]
+    assert main(["clip_toy", *words, *cluster, "--run-dir", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert re.search(message, told), told
+    assert told.startswith("pineco: ")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_slurm_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a laptop, people would meet a FileNotFoundError."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(InputError, match=r"no SLURM here .* NODES=0"):
+        check_place(Cluster(), 2)
+
+
+def test_the_folder_of_a_job_is_private_and_complete(tmp_path: Path) -> None:
+    """Others could write what submitit unpickles; a job would run code that changed while it waited."""
+    recipe, cluster = load_recipe("clip_toy", ["init=random"]), load_cluster("virtual")
+    (tmp_path / "run" / JOB).mkdir(parents=True)
+    (tmp_path / "run" / JOB / "stop").touch()
+    write_job(recipe, tmp_path / "run", cluster, 2)
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+    assert load_recipe(str(tmp_path / "run" / JOB / "recipe.yaml")) == recipe
+    assert not (tmp_path / "run" / JOB / "stop").exists(), "a run that was stopped once would never start again"
+    spec = read_spec(tmp_path / "run")
+    assert (spec.nodes, spec.cluster, spec.ranks) == (2, cluster, 2)
+    code = "import launch, evals.commit; print(launch.__file__, evals.commit.commit())"
+    folder = tmp_path / "run" / JOB / "code"
+    said = subprocess.run(
+        [spec.python, "-P", "-c", code], env={"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert said[0].startswith(str(folder))
+    assert said[1] == (folder / "COMMIT").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", '{"nodes": 2}', '{"nodes": 2, "python": "x", "cluster": {"partitoin": "x"}}']
+)
+def test_a_damaged_spec_is_named(tmp_path: Path, damage: str) -> None:
+    """F10: a requeued job would end in a stack trace, night after night."""
+    (tmp_path / JOB).mkdir()
+    with pytest.raises(InputError, match=r"spec\.json: missing or damaged"):
+        read_spec(tmp_path)
+    (tmp_path / JOB / "spec.json").write_text(damage)
+    with pytest.raises(InputError, match=r"spec\.json"):
+        read_spec(tmp_path)
+
+
+def test_ranks_are_started_so_that_one_failure_ends_all(tmp_path: Path) -> None:
+    """One dead rank would leave the others waiting until the time limit."""
+    spec = Spec(4, "python", Cluster(gpus_per_node=8, srun_args=["--container-image=x"]))
+    (tmp_path / JOB).mkdir()
+    write_spec(tmp_path, spec)
+    assert read_spec(tmp_path) == spec
+    words = command(tmp_path, spec)
+    for word in ("--kill-on-bad-exit=1", "--ntasks=32", "--ntasks-per-node=8", "--nodes=4", "--container-image=x"):
+        assert word in words
+    assert words[-5:] == ["python", "-P", "-m", "launch.job", str(tmp_path)]
+    slurm_task = {"SLURM_PROCID": "9", "SLURM_NTASKS": "32", "SLURM_LOCALID": "1"}
+    assert rank_environment(slurm_task) == {"RANK": "9", "WORLD_SIZE": "32", "LOCAL_RANK": "1"}
+    with pytest.raises(InputError, match="SLURM_PROCID is not set"):
+        rank_environment({})
+
+
+@pytest.mark.parametrize(("time", "expected"), [("24:00:00", 1440), ("1-12:00", 2160), ("0:00:30", 1), ("90:00", 5400)])
+def test_times_are_slurms(time: str, expected: int) -> None:
+    """A limit of hours would be taken for one of minutes."""
+    assert minutes(time) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("infinite", None), ("1:00:00", 60), ("30:00", 30), ("2-00:00:00", 2880)]
+)
+def test_limits_of_partitions_are_slurms(limit: str, expected: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job longer than its partition allows would wait for ever; sinfo has a line for each state of the nodes."""
+    monkeypatch.setattr(slurm, "ask", lambda *words: f"gpu|gpu*|3|{limit}\ngpu|gpu*|1|{limit}\n")
+    (found,) = slurm.partitions().values()
+    assert (found.nodes, found.minutes, found.default) == (4, expected, True)
+
+
+def test_a_sweep_is_every_combination_once() -> None:
+    """A run would be missing, or two would write one directory."""
+    sweep = Sweep(
+        recipe="clip_toy", overrides=["log_every=5"], grid={"init": ["random"], "seed": [1, 2], "optimizer.lr": [0.1]}
+    )
+    runs = combinations(sweep)
+    assert list(runs) == ["init=random,seed=1,optimizer.lr=0.1", "init=random,seed=2,optimizer.lr=0.1"]
+    assert [recipe.seed for recipe in runs.values()] == [1, 2]
+    assert all(recipe.log_every == 5 for recipe in runs.values())
+    with pytest.raises(InputError, match="two runs are called"):
+        combinations(Sweep(recipe="clip_toy", grid={"seed": [1, 1]}))
+
+
+def test_clusters_that_ship_are_valid() -> None:
+    """CLUSTER=default would be refused; a value in a cluster file would be none of its keys."""
+    for name in ("default", "virtual"):
+        assert json.dumps(load_cluster(name).environment)
+    check_run(load_recipe("clip_toy", []), load_cluster("virtual"), 2)
