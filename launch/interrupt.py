@@ -14,12 +14,12 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # USR2: SLURM's warnin
 class StopFlag:
     """A signal asks the loop to save and stop. A second Ctrl-C stops at once; a scheduler may signal again and again.
 
-    The handlers do nothing: Python's wake-up descriptor tells a thread, which may print and take locks, where a handler
+    The handlers only count: Python's wake-up descriptor tells a thread, which may print and take locks, where a handler
     would do so in the middle of whatever the main thread is doing. Once for a process, in its main thread.
     """
 
     def __init__(self) -> None:
-        self._raised = threading.Event()
+        self._raised, self._interrupts = threading.Event(), 0
 
     @property
     def raised(self) -> bool:
@@ -49,5 +49,6 @@ class StopFlag:
                 print("pineco: stopping after this step; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.raised:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:  # not `raised`: the thread may be faster than the handler of the first one
             raise KeyboardInterrupt

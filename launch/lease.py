@@ -31,28 +31,38 @@ class Holder:
 
 
 class Lease:
-    """Held from entering to leaving; a thread renews it. `dead`: seconds after which a silent holder counts as gone."""
+    """Taken by `take`, or by entering, and held until leaving; a thread renews it meanwhile."""
 
     def __init__(self, run: Path, job: str | None, *, dead: float = _DEAD) -> None:
+        """dead: seconds after which a silent holder counts as gone."""
         self._run, self._path, self._job, self._dead = run, run / _FILE, job, dead
         self._ended = threading.Event()
+        self.holder: Holder | None = None
 
     def __enter__(self) -> Lease:
+        self.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def take(self) -> None:
+        """Creates the directory if need be; InputError where somebody else has it. Nothing, if it is held already."""
+        if self.holder is not None:
+            return
         self._run.mkdir(parents=True, exist_ok=True)
         before = read_holder(self._run)
         name = Holder.name(self._job)
         if before is not None and before.owner != name and _alive(before, self._path, self._dead):
             raise InputError(f"{self._run}: {before.owner} is writing it; stop that first, or pass another --run-dir")
         self.holder = _claim(self._run, before.token if before else 0, name, self._dead)
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self._thread.start()
-        return self
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Frees the directory at once; the token stays."""
         self._ended.set()
-        self._thread.join()
-        if read_holder(self._run) == self.holder:
-            os.utime(self._path, (0, 0))  # free at once, and the token stays
+        if self.holder is not None and read_holder(self._run) == self.holder:
+            os.utime(self._path, (0, 0))
 
     def check(self) -> None:
         """Raises InputError if the directory has passed to somebody else."""

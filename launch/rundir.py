@@ -26,8 +26,8 @@ logger = logging.getLogger("pineco")
 _OURS = ("job", "lease.json")  # which may be there before a run is opened
 
 
-def open_run(directory: Path, recipe: Recipe, *, resume: bool, device: torch.device, ranks: int) -> None:
-    """Creates the directory, or refuses one that holds another recipe, or an unfinished run without `resume`."""
+def check_run_dir(directory: Path, recipe: Recipe, *, resume: bool) -> None:
+    """Refuses a directory that holds another recipe, no run at all, or an unfinished run without `resume`."""
     saved = directory / "recipe.yaml"
     if saved.is_file():
         difference = first_difference(recipe, load_recipe(str(saved)))
@@ -36,10 +36,14 @@ def open_run(directory: Path, recipe: Recipe, *, resume: bool, device: torch.dev
         step = max((c.step for c in list_checkpoints(directory / "checkpoints")), default=0)
         if step and not resume:
             raise InputError(f"{directory}: holds a run that stands at step {step}; add --resume, or a new --run-dir")
-    elif directory.exists() and any(path.name not in _OURS for path in directory.glob("[!.]*")):
+    elif directory.exists() and any(path.name not in _OURS for path in directory.iterdir()):
         raise InputError(f"{directory}: exists and holds no run; pass another --run-dir")
+
+
+def open_run(directory: Path, recipe: Recipe, *, device: torch.device, ranks: int) -> None:
+    """Creates the directory, and writes down what starts here and now."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(saved, recipe_yaml(recipe))
+    write_text_atomically(directory / "recipe.yaml", recipe_yaml(recipe))
     code = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

@@ -26,7 +26,7 @@ from launch.hooks import Checkpointer, Evaluator
 from launch.inputs import build_loader, check_evaluation, ensure_toy_world
 from launch.interrupt import StopFlag
 from launch.lease import Lease
-from launch.rundir import log_to, logger, open_run
+from launch.rundir import check_run_dir, log_to, logger, open_run
 from launch.spec import JOB
 from pretrain.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, load_weights
 from pretrain.distributed import RankInfo, any_rank, barrier, pick_device, start_process_group
@@ -69,9 +69,8 @@ def train(recipe: Recipe, directory: Path, *, resume: bool, job: bool = False) -
         start_process_group(ranks, device)
         interrupted: Interrupted | None = None
         try:
-            with (
-                Lease(directory, os.environ["SLURM_JOB_ID"] if job else None) if ranks.leads else nullcontext() as lease
-            ):
+            lease = Lease(directory, os.environ["SLURM_JOB_ID"] if job else None) if ranks.leads else None
+            with closing(lease) if lease else nullcontext():
                 _run_stage(recipe, directory, place, resume=resume, lease=lease)
         except Interrupted as stopped:
             interrupted = stopped
@@ -99,8 +98,10 @@ def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool, l
     loader = build_loader(
         recipe, place.ranks, ledger=ledger, pin=pin
     )  # before the first stage: bad data shows at once, not after it
-    if place.ranks.leads:
-        open_run(directory, recipe, resume=resume, device=place.device, ranks=place.ranks.world)
+    if lease is not None:
+        check_run_dir(directory, recipe, resume=resume)
+        lease.take()  # not before: a run that is refused leaves nothing behind
+        open_run(directory, recipe, device=place.device, ranks=place.ranks.world)
     barrier(place.ranks)
     engine = _build_engine(recipe, _first_stage(recipe, directory, place, lease), place)
     handler = log_to(directory) if place.ranks.leads else logging.NullHandler()
