@@ -23,7 +23,7 @@ from pretrain.recipe import Recipe
 from pretrain.recipe_file import first_difference, load_recipe, recipe_yaml
 
 logger = logging.getLogger("pineco")
-_OURS = ("job", "lease.json")  # which may be there before a run is opened
+_OURS = ("job", "lease.json", ".lease_")  # what may be there before a run is opened begins with one of these
 
 
 def check_run_dir(directory: Path, recipe: Recipe, *, resume: bool) -> None:
@@ -36,7 +36,7 @@ def check_run_dir(directory: Path, recipe: Recipe, *, resume: bool) -> None:
         step = max((c.step for c in list_checkpoints(directory / "checkpoints")), default=0)
         if step and not resume:
             raise InputError(f"{directory}: holds a run that stands at step {step}; add --resume, or a new --run-dir")
-    elif directory.exists() and any(path.name not in _OURS for path in directory.iterdir()):
+    elif directory.exists() and any(not path.name.startswith(_OURS) for path in directory.iterdir()):
         raise InputError(f"{directory}: exists and holds no run; pass another --run-dir")
 
 
