@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+INIT = "init"  # folder of a run that holds its first stage
+
 
 def newest_step(run: Path) -> int:
     """Step of the newest published checkpoint; 0 where there is none."""
@@ -13,4 +15,4 @@ def newest_step(run: Path) -> int:
 
 def saved_steps(run: Path) -> int:
     """Steps that need not be taken again, those of a first stage included."""
-    return newest_step(run / "init") + newest_step(run)
+    return newest_step(run / INIT) + newest_step(run)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_pipeline.errors import InputError
 from launch import slurm
+from launch.checkpoints import INIT
 from launch.cluster import load_cluster
 from launch.spec import JOB, RECIPE, STOP, read_job, read_spec
 from launch.submit import ALIVE, check_run, submit
@@ -38,6 +39,8 @@ def stop(run: Path) -> str:
     job, state = _job(run)
     if state not in ALIVE:
         raise InputError(f"{run}: its job {job} is {_known(state)}; there is nothing to stop")
+    if read_job(run / INIT) is not None and _job(run / INIT)[1] in ALIVE:
+        print(stop(run / INIT))
     (run / JOB / STOP).touch()
     if state == "PENDING":
         slurm.ask("scancel", job)

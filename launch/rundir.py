@@ -23,7 +23,7 @@ from pretrain.recipe import Recipe
 from pretrain.recipe_file import first_difference, load_recipe, recipe_yaml
 
 logger = logging.getLogger("pineco")
-_OURS = ("job", "lease.json", ".lease_")  # what may be there before a run is opened begins with one of these
+_OURS = ("job", "init", "lease.json", ".lease_")  # what may be there before a run is opened begins with one of these
 
 
 def check_run_dir(directory: Path, recipe: Recipe, *, resume: bool) -> None:

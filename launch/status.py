@@ -19,7 +19,7 @@ from rich.table import Table
 from data_pipeline.errors import InputError
 from launch import slurm
 from launch.attempts import read_attempts
-from launch.checkpoints import newest_step
+from launch.checkpoints import INIT, newest_step
 from launch.goodput import account, read_phases
 from launch.spec import JOB, read_job
 
@@ -73,15 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def find_runs(root: Path) -> list[Path]:
     """Directories that hold a run or a job, at any depth."""
-    found = {path.parent for path in root.rglob("recipe.yaml") if path.parent.name not in (JOB, "init")}
+    found = {path.parent for path in root.rglob("recipe.yaml") if path.parent.name not in (JOB, INIT)}
     found |= {path.parent.parent for path in root.rglob(f"{JOB}/spec.json")}
-    return sorted(found)
+    return sorted(run for run in found if run.name != INIT)
 
 
 def look(run: Path, now: float | None = None) -> Status:
     """What the files of a run and SLURM say; a first stage that still goes on is what is shown."""
     now = time.time() if now is None else now
-    stage = run if (run / "metrics.jsonl").is_file() else run / "init"
+    stage = run if (run / "metrics.jsonl").is_file() else run / INIT
     row = _last_row(stage / "metrics.jsonl")
     attempts = read_attempts(run / JOB)
     accounted = account(attempts, read_phases(run / JOB), now) if attempts else None

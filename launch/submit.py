@@ -19,6 +19,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from data_pipeline.errors import InputError
 from evals.report import write_text_atomically
+from launch.checkpoints import INIT, newest_step
 from launch.cluster import Cluster, cluster_names, load_cluster
 from launch.code import copy_code
 from launch.plan import plan, show
@@ -57,7 +58,7 @@ def check_run(recipe: Recipe, cluster: Cluster, nodes: int) -> None:
         raise InputError(f"NODES={nodes}: at least 1; NODES=0 runs here")
     ranks = nodes * cluster.tasks
     stages = [recipe]
-    if recipe.init != "random" and recipe.init_checkpoint is None:
+    if needs_first_stage(recipe):
         stages.append(load_init_recipe(recipe))
     for stage in stages:
         micro = stage.data.batch_size // stage.data.accumulation
@@ -69,18 +70,37 @@ def check_run(recipe: Recipe, cluster: Cluster, nodes: int) -> None:
 
 
 def submit(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> str:
-    """Writes RUN/job and submits; returns the job's number. A run that is there already goes on."""
+    """Writes RUN/job and submits; returns the job's number. A run that is there already goes on.
+
+    A first stage is a job of its own, which this one waits for.
+    """
     need_slurm()
+    first = None
+    if needs_first_stage(recipe) and not newest_step(run):
+        first = submit(load_init_recipe(recipe), run / INIT, cluster, nodes)
     write_job(recipe, run, cluster, nodes)
-    job = submit_script(run, cluster, nodes, recipe.name, ["launch.supervise", str(run)])
+    job = submit_script(run, cluster, nodes, recipe.name, ["launch.supervise", str(run)], after=first)
     write_text_atomically(run / JOB / ID, f"{job}\n")
     return job
 
 
-def submit_script(run: Path, cluster: Cluster, nodes: int, name: str, module: list[str]) -> str:
-    """One batch job that runs a module of the copied code, in the place of submitit's own process; its number."""
+def needs_first_stage(recipe: Recipe) -> bool:
+    return recipe.init != "random" and recipe.init_checkpoint is None
+
+
+def submit_script(
+    run: Path, cluster: Cluster, nodes: int, name: str, module: list[str], *, after: str | None = None
+) -> str:
+    """One batch job that runs a module of the copied code, in the place of submitit's own process; its number.
+
+    after: the number of a job that must have succeeded before.
+    """
     executor = submitit.SlurmExecutor(folder=run / JOB / "submitit", python=interpreter())
-    executor.update_parameters(**parameters(run, cluster, nodes, name))
+    settings = parameters(run, cluster, nodes, name)
+    if after is not None:
+        settings["dependency"] = f"afterok:{after}"
+        settings["additional_parameters"]["kill-on-invalid-dep"] = "yes"
+    executor.update_parameters(**settings)
     try:
         job: Any = executor.submit(os.execv, sys.executable, [sys.executable, "-P", "-m", *module])
     except submitit.core.utils.FailedJobError as error:

@@ -24,7 +24,7 @@ from launch.spec import JOB, STOP, read_job
 from launch.status import main as main_status
 from launch.sweep import main as main_sweep
 from pretrain.recipe import Recipe
-from pretrain.recipe_file import recipe_yaml
+from pretrain.recipe_file import load_recipe, recipe_yaml
 from tests.support.slurm_runs import STEPS, WAIT, assert_same, chaos, disturbed, ended, losses, preempt, said, wait
 
 pytestmark = pytest.mark.slurm
@@ -152,6 +152,34 @@ def test_the_same_error_twice_is_given_up(
     assert [a.cause for a in attempts] == ["crash", "crash"], said(run)
     assert "KeyError: 'bug'" in (attempts[0].crash or "")
     assert "given up: the same error twice" in said(run)
+
+
+def test_a_first_stage_is_a_job_before(cluster: Cluster, recipe: Recipe, tmp_path: Path) -> None:
+    """The second stage would start from random weights, or train the first one again."""
+    first = ["data.batch_size=16", "data.lanes=8", "schedule.epochs=1", "log_every=1"]
+    run, both = tmp_path / "run", load_recipe("clip_toy", chained(recipe, first))
+    job = submit.submit(both, run, cluster, 2)
+    assert ended(job) == "COMPLETED", said(run)
+    begun = {name: read_attempts(folder / JOB) for name, folder in (("first", run / "init"), ("second", run))}
+    assert [[a.cause for a in attempts] for attempts in begun.values()] == [["done"], ["done"]]
+    assert begun["first"][0].job == str(int(job) - 1)
+    assert begun["second"][0].from_step == begun["first"][0].to_step > 0, "the first stage was not there yet"
+    starts = (run / "init" / "code.jsonl").read_text().splitlines()
+    assert len(starts) == 2, "its own, and the look of the second stage at a finished one"
+    assert len(losses(run)) == SHORT
+
+
+def chained(recipe: Recipe, first: list[str]) -> list[str]:
+    """Overrides that make clip_toy this recipe, short, with a first stage."""
+    world = recipe.toy_world
+    assert world is not None
+    return [
+        f"model={recipe.model}", f"toy_world.root={world.root}",
+        *(f"toy_world.settings.{key}={value}" for key, value in vars(world.settings).items()),
+        "data.batch_size=16", "data.lanes=8", f"schedule.steps={SHORT}", "schedule.warmup=2", "log_every=1",
+        "checkpoint.every_epochs=null", f"checkpoint.every_steps={SHORT}", "evaluation.tasks=null",
+        "engine.device=cpu", "init=perceptual", f"init_overrides=[{','.join(first)}]",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", [*range(3), *range(3, int(os.environ.get("PINECO_CHAOS_SEEDS", "3")))])
