@@ -23,10 +23,10 @@ from launch.checkpoints import INIT, newest_step
 from launch.cluster import Cluster, cluster_names, load_cluster
 from launch.code import copy_code
 from launch.plan import plan, show
-from launch.slurm import check_place, need_slurm
-from launch.spec import CODE, ID, JOB, RECIPE, STOP, Spec, write_spec
+from launch.slurm import check_place, job_state, need_slurm
+from launch.spec import CODE, ID, JOB, RECIPE, STOP, Spec, read_job, write_spec
 from pretrain.recipe import Recipe
-from pretrain.recipe_file import load_init_recipe, load_recipe, recipe_names, recipe_yaml
+from pretrain.recipe_file import first_difference, load_init_recipe, load_recipe, recipe_names, recipe_yaml
 
 ALIVE = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "CONFIGURING", "COMPLETING", "PREEMPTED")  # states of a job
 BAD_INPUT = 2
@@ -75,6 +75,7 @@ def submit(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> str:
     A first stage is a job of its own, which this one waits for.
     """
     need_slurm()
+    check_free(recipe, run)  # before the first stage is submitted
     first = None
     if needs_first_stage(recipe) and not newest_step(run):
         first = submit(load_init_recipe(recipe), run / INIT, cluster, nodes)
@@ -82,6 +83,15 @@ def submit(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> str:
     job = submit_script(run, cluster, nodes, recipe.name, ["launch.supervise", str(run)], after=first)
     write_text_atomically(run / JOB / ID, f"{job}\n")
     return job
+
+
+def check_free(recipe: Recipe, run: Path) -> None:
+    """InputError where a job of the run is alive, whose code would be replaced below it, or it has another recipe."""
+    job = read_job(run)
+    if job is not None and (state := job_state(job)) in ALIVE:
+        raise InputError(f"{run}: its job {job} is {str(state).lower()}; stop it first with make stop RUN={run}")
+    if (run / RECIPE).is_file() and (difference := first_difference(recipe, load_recipe(str(run / RECIPE)))):
+        raise InputError(f"{run}: holds a run of another recipe ({difference}); pass --run-dir for a new one")
 
 
 def needs_first_stage(recipe: Recipe) -> bool:
@@ -110,6 +120,7 @@ def submit_script(
 
 def write_job(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> None:
     """RUN/job: the recipe, the code and where it runs, readable by the user alone."""
+    check_free(recipe, run)
     folder = run / JOB
     run.mkdir(parents=True, exist_ok=True)
     run.chmod(0o700)  # submitit unpickles what lies in it: whoever may write here may run code

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import InputError
-from launch import slurm
+from launch import slurm, submit
 from launch.cluster import Cluster, load_cluster, minutes
 from launch.job import rank_environment
 from launch.slurm import check_place
@@ -163,3 +163,21 @@ def test_clusters_that_ship_are_valid() -> None:
     for name in ("default", "virtual"):
         assert json.dumps(load_cluster(name).environment)
     check_run(load_recipe("clip_toy", []), load_cluster("virtual"), 2)
+
+
+def test_a_run_that_is_alive_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second submission would replace the code below the running job; another recipe would fail after the queue."""
+    recipe, cluster, run = load_recipe("clip_toy", ["init=random"]), load_cluster("virtual"), tmp_path / "run"
+    write_job(recipe, run, cluster, 2)
+    (run / JOB / "id").write_text("7\n")
+    (run / JOB / "code" / "mark").touch()
+    monkeypatch.setattr(submit, "job_state", lambda job: "RUNNING")
+    with pytest.raises(InputError, match="its job 7 is running; stop it first"):
+        write_job(recipe, run, cluster, 2)
+    assert (run / JOB / "code" / "mark").exists()
+    monkeypatch.setattr(submit, "job_state", lambda job: "COMPLETED")
+    (run / "recipe.yaml").write_text((run / JOB / "recipe.yaml").read_text())
+    with pytest.raises(InputError, match=r"holds a run of another recipe \(seed is 7"):
+        write_job(load_recipe("clip_toy", ["init=random", "seed=7"]), run, cluster, 2)
+    write_job(recipe, run, cluster, 2)
+    assert not (run / JOB / "code" / "mark").exists()
