@@ -51,8 +51,8 @@ def decide(attempts: Sequence[Attempt], *, stop_asked: bool) -> Decision:
         return Decision("end", f"stopped as asked with {last.to_step} steps saved")
     if last.cause == "bad input":
         return Decision("give up", "bad input, which another start would find again; see the log")
-    if last.cause in ("saved", "port"):
-        return Decision("again", "saved in time" if last.cause == "saved" else "its port was taken")
+    if last.cause == "saved":
+        return Decision("again", last.why or "saved in time")
     before = attempts[-2] if len(attempts) > 1 else None
     if last.crash is not None and before is not None and before.crash == last.crash:
         return Decision("give up", f"the same error twice at the same place: {last.crash.splitlines()[0]}")
@@ -68,7 +68,7 @@ def _without_progress(attempts: Sequence[Attempt]) -> int:
     for attempt in reversed(attempts):
         if attempt.progress:
             break
-        count += attempt.cause not in ("saved", "port")
+        count += attempt.cause != "saved"
     return count
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 
 from launch.attempts import Attempt
-from launch.heartbeat import PHASES, Beat
+from launch.heartbeat import PHASES, Beat, read_beats
 
 
 @dataclass(frozen=True)
 class Goodput:
-    """Seconds. What waits for data is part of the steps; metrics.jsonl has its share."""
+    """Seconds."""
 
     productive: float = 0.0  # steps that were saved, or are part of the attempt that is still going
+    data_wait: float = 0.0  # of those steps, what rank 0 waited for data
     redo: float = 0.0  # steps after the last checkpoint of an attempt that was cut off
     save: float = 0.0
     evaluate: float = 0.0
@@ -59,23 +61,29 @@ def _attempt(attempt: Attempt, beats: Sequence[Beat], ended: float, *, running: 
     seconds = dict.fromkeys((field.name for field in fields(Goodput)), 0.0)
     seconds["start"] = (beats[0].time if beats else ended) - attempt.began
     closed = [*(beat.time for beat in beats[1:]), *([ended] if beats else [])]
-    spans = [(beat.phase, beat.time, end) for beat, end in zip(beats, closed, strict=True)]
+    waited = [max(0.0, after.waited - beat.waited) for beat, after in pairwise(beats)] + [0.0] * bool(beats)
     complete = running or attempt.cause in ("done", "saved")
-    saved_at = max((begin for phase, begin, _ in spans if phase == "save"), default=attempt.began)
-    for phase, begin, end in spans:
-        if phase == "step":
-            seconds["productive" if complete or end <= saved_at else "redo"] += end - begin
+    saved_at = max((beat.time for beat in beats if beat.phase == "save"), default=attempt.began)
+    for beat, end, wait in zip(beats, closed, waited, strict=True):
+        if beat.phase != "step":
+            seconds[beat.phase] += end - beat.time
+        elif complete or end <= saved_at:
+            idle = min(wait, end - beat.time)
+            seconds["data_wait"] += idle
+            seconds["productive"] += end - beat.time - idle
         else:
-            seconds[phase] += end - begin
+            seconds["redo"] += end - beat.time
     return Goodput(**seconds)
 
 
 def read_phases(folder: Path) -> list[Beat]:
-    """In order of time; a row cut by a crash is left out."""
+    """In order of time, with the newest beat of rank 0 last; a row cut by a crash is left out."""
     path, found = folder / PHASES, []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
             found.append(Beat(**json.loads(line)))
         except (ValueError, TypeError):
             continue
+    if found and (newest := read_beats(folder).get(0)) is not None:
+        found.append(newest)
     return sorted(found, key=lambda beat: beat.time)

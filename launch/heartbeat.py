@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -30,6 +31,7 @@ class Beat:
     step: int  # that was taken last
     time: float  # seconds since the epoch
     pid: int
+    waited: float = 0.0  # seconds that this rank's steps have waited for data since it started
 
 
 class Heartbeat:
@@ -43,6 +45,7 @@ class Heartbeat:
         """folder: job/ of a run."""
         self._folder, self._name, self._leads = folder, RANK_FILE.format(rank), rank == 0
         self._phase: Phase = "start"
+        self._waited: Callable[[], float] = lambda: 0.0
         self._step, self._lock, self._ended = 0, threading.Lock(), threading.Event()
         if folder is not None:
             for name in ("beats", "stacks"):
@@ -54,6 +57,11 @@ class Heartbeat:
 
     def __call__(self, state: TrainState, output: StepOutput) -> None:
         self.beat("step", state.step)
+
+    def watch(self, waited: Callable[[], float]) -> None:
+        """waited: seconds that the steps of a stage have waited for data so far; adds to those of stages before."""
+        before = self._waited()
+        self._waited = lambda: before + waited()
 
     def beat(self, phase: Phase, step: int | None = None) -> None:
         """Says what begins now; step: that was taken last."""
@@ -87,7 +95,7 @@ class Heartbeat:
         self.write()
 
     def _row(self) -> str:
-        return json.dumps(asdict(Beat(self._phase, self._step, time.time(), os.getpid())))
+        return json.dumps(asdict(Beat(self._phase, self._step, time.time(), os.getpid(), self._waited())))
 
 
 def read_beats(folder: Path) -> dict[int, Beat]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_pipeline.errors import InputError
@@ -75,6 +75,12 @@ def job_state(job: str) -> str | None:
         raise
 
 
+def seconds_left(job: str) -> float:
+    """Until the time limit of a running job; infinite where it has none."""
+    left = ask("squeue", "--noheader", f"--jobs={job}", "--format=%L").strip()
+    return math.inf if left in ("UNLIMITED", "NOT_SET", "INVALID", "") else _seconds(left)
+
+
 def node_address(node: str) -> str:
     """Where a node is reached; node names need not resolve."""
     match = re.search(r"NodeAddr=(\S+)", ask("scontrol", "show", "node", node))
@@ -96,9 +102,12 @@ def signal_tasks(step: str, signal: str) -> None:
 
 
 def _minutes(limit: str) -> int | None:
-    if limit in ("infinite", "n/a"):
-        return None
-    days, _, clock = limit.rpartition("-")
-    parts: Sequence[int] = [int(part) for part in clock.split(":")]
-    hours, mins = (parts[0], parts[1]) if len(parts) == 3 else (0, parts[0])
-    return (int(days or 0) * 24 + hours) * 60 + mins
+    return None if limit in ("infinite", "n/a") else int(_seconds(limit) // 60)
+
+
+def _seconds(clock: str) -> float:
+    """Of days-hours:minutes:seconds, of which the first parts may be missing."""
+    days, _, rest = clock.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    hours, mins, seconds = [0] * (3 - len(parts)) + parts
+    return ((int(days or 0) * 24 + hours) * 60 + mins) * 60.0 + seconds

@@ -84,7 +84,8 @@ def look(run: Path, now: float | None = None) -> Status:
     stage = run if (run / "metrics.jsonl").is_file() else run / INIT
     row = _last_row(stage / "metrics.jsonl")
     attempts = read_attempts(run / JOB)
-    accounted = account(attempts, read_phases(run / JOB), now) if attempts else None
+    phases = read_phases(run / JOB)
+    accounted = account(attempts, phases, now) if attempts and phases else None
     steps, speed = row.get("steps"), row.get("samples_per_second")
     eta = None
     if steps and speed and row["step"]:

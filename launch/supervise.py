@@ -28,7 +28,10 @@ from launch.spec import CODE, JOB, STOP, Spec, read_spec
 from launch.watchdog import Watchdog
 
 _POLL = 0.5  # seconds
+_TOLD = (128 + signal.SIGUSR2, 128 + signal.SIGTERM)  # a rank that still imports dies by them, and loses nothing
 _REQUEUED = 60.0  # seconds in which SLURM ends a job that it has put back into the queue
+_PATIENCE = (5, 15, 30, 60, 120, 240)  # seconds between two requests to a controller that does not answer
+_LEAVE = 15.0  # seconds before the time limit at which ranks that have not saved are given up, to come back at all
 
 
 def main(run: Path) -> int:
@@ -66,13 +69,40 @@ def _run_ranks(run: Path, spec: Spec, step: str) -> tuple[int, str | None]:
     """(exit code of srun, what the watchdog found or None)."""
     with subprocess.Popen(command(run, spec), env=_environment(run, spec)) as ranks:  # noqa: S603 - words of the spec
         watchdog = Watchdog(run / JOB, spec.cluster.limits, spec.ranks, say=_say)
+        limit = TimeLimit(step.partition(".")[0])
         while ranks.poll() is None:
             time.sleep(_POLL)
-            if (found := watchdog.look(time.monotonic())) is not None:
-                watchdog.collect_stacks(lambda: slurm.signal_tasks(step, "QUIT"))
-                slurm.signal_tasks(step, "KILL")
+            if (found := watchdog.look(time.monotonic()) or limit.look(time.monotonic())) is not None:
+                _kill(step, ranks, watchdog)
                 return ranks.wait(), found
         return ranks.returncode, None
+
+
+def _kill(step: str, ranks: subprocess.Popen[bytes], watchdog: Watchdog) -> None:
+    """Every rank, once it was asked for its stacks; those of a dead srun are ended by SLURM's daemons."""
+    try:
+        watchdog.collect_stacks(lambda: slurm.signal_tasks(step, "QUIT"))
+        slurm.signal_tasks(step, "KILL")
+    except InputError as error:
+        _say(f"{error}; srun is killed instead")
+        ranks.kill()
+
+
+class TimeLimit:
+    """Ends ranks that did not save in time: a job that meets its limit is ended by SLURM and not put back."""
+
+    def __init__(self, job: str) -> None:
+        self._job, self._end = job, 0.0
+
+    def look(self, now: float) -> str | None:
+        """What is wrong, in words; None before. now: seconds of a clock that only goes forward."""
+        if now < self._end - _LEAVE:
+            return None
+        try:
+            self._end = now + slurm.seconds_left(self._job)  # it may have been given more time
+        except InputError:  # a busy controller: asked again in a minute
+            self._end = now + _LEAVE + 60
+        return None if now < self._end - _LEAVE else "the time limit came before every rank had saved"
 
 
 def command(run: Path, spec: Spec) -> list[str]:
@@ -98,8 +128,8 @@ def _environment(run: Path, spec: Spec) -> dict[str, str]:
     more = {
         "PYTHONPATH": str(run / JOB / CODE),
         "MASTER_ADDR": slurm.node_address(node),  # names of nodes need not resolve
-        "MASTER_PORT": str(_free_port()),
         **spec.cluster.environment,
+        "MASTER_PORT": str(_free_port()),  # another one each time: one that was taken is not tried again
     }
     if spec.cluster.network:
         more |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), spec.cluster.network)
@@ -126,6 +156,8 @@ def classify(code: int, hang: str | None, crash: str | None) -> tuple[Cause, str
         return "done", "every rank finished"
     if code == INTERRUPTED:
         return "saved", "told to save and stop"
+    if code in _TOLD:
+        return "saved", "told to stop before it could hear"
     if code == BAD_INPUT and crash is None:
         return "bad input", "a rank refused its input"
     if code == PORT_TAKEN:
@@ -152,12 +184,16 @@ def _first_crash(folder: Path) -> str | None:
 
 def _start_again(job: str) -> int:
     """Puts the job back into the queue, and waits for SLURM to end it: who leaves first would end it for good."""
-    try:
-        slurm.requeue(job)
-    except InputError as error:
-        print(f"pineco: {error}; start again by hand with make resume", file=sys.stderr)
-        return 1
-    time.sleep(_REQUEUED)
+    for pause in _PATIENCE:
+        try:
+            slurm.requeue(job)
+        except InputError as error:
+            _say(f"{error}; asks again in {pause} s")
+            time.sleep(pause)
+        else:
+            time.sleep(_REQUEUED)
+            return 1
+    print("pineco: SLURM did not take the job back; start again with make resume", file=sys.stderr)
     return 1
 
 
@@ -171,3 +207,6 @@ if __name__ == "__main__":
     except InputError as error:
         print(f"pineco: {error} ({shlex.join(sys.argv)})", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except OSError as error:
+        print(f"pineco: {error}; mend it, then make resume RUN={sys.argv[1]}", file=sys.stderr)
+        sys.exit(1)

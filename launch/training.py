@@ -165,6 +165,7 @@ def _fit(
     saver = Checkpointer(
         directory, recipe, engine, ranks, due=due, log=log, after=evaluator, heart=place.heart, lease=lease
     )
+    place.heart.watch(lambda: loader.stats.wait_seconds)
     place.heart.beat("start", state.step)
     with closing(log), closing(loader.iterate(state.data)) as batches:
         if ranks.leads:

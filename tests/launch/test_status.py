@@ -42,7 +42,7 @@ def test_a_run_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for state, shown in (("RUNNING", "running (12)"), (None, "gone (12)")):
         monkeypatch.setattr(slurm, "job_state", lambda job, state=state: state)
         found = status.look(run, now=100.0)
-        assert (found.state, found.starts, found.goodput) == (shown, 2, 0.0)
+        assert (found.state, found.starts, found.goodput) == (shown, 2, None)
 
     def silent(job: str) -> str:
         raise slurm.InputError("squeue: no controller")

@@ -1,0 +1,231 @@
+"""Faults in a row, time limits, and what lies in the way of a start, on a real SLURM: runs end as R0 all the same.
+
+`make chaos` takes the lengths of the long rows; CI takes short ones.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch import submit
+from launch.attempts import WITHOUT_PROGRESS, read_attempts
+from launch.checkpoints import saved_steps
+from launch.cluster import Cluster
+from launch.goodput import account, read_phases
+from launch.heartbeat import read_beats
+from launch.slurm import job_state, seconds_left, signal_tasks
+from launch.spec import JOB
+from pretrain.recipe import Recipe
+from pretrain.recipe_file import load_recipe, recipe_yaml
+from tests.support.slurm_runs import (
+    STEPS,
+    assert_same,
+    disturbed,
+    ended,
+    kill_rank,
+    preempt,
+    said,
+    trains,
+    wait,
+)
+
+pytestmark = pytest.mark.slurm
+LONG = int(os.environ.get("PINECO_CHAOS_SEEDS", "3")) > 3
+LIMITS, KILLS = (6, 30) if LONG else (2, 3)
+
+
+def next_attempt(run: Path, job: str, starts: int, step: int = 0) -> None:
+    """Waits until the attempt after so many trains, and so many steps are taken."""
+    wait(lambda: len(read_attempts(run / JOB)) > starts and trains(run, step)())
+    assert job_state(job) == "RUNNING"
+
+
+def test_time_limits_and_preemptions_in_turn(
+    undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path
+) -> None:
+    """F9: a job of a minute would lose its steps at each limit, or be given up for what is no fault."""
+    run, starts = tmp_path / "run", 0
+    job = submit.submit(recipe, run, replace(cluster, time="0:01:00", signal_delay=20), 2)
+    for number in range(LIMITS):
+        next_attempt(run, job, starts, step=2 * number)
+        starts = len(read_attempts(run / JOB))
+        if number % 2:
+            preempt(run, job, random.Random(number))
+        else:
+            hold_until_warned(run, job)
+        wait(lambda starts=starts: read_attempts(run / JOB)[starts - 1].ended)  # type: ignore[misc]
+    assert ended(job) == "COMPLETED", said(run)
+    attempts = read_attempts(run / JOB)
+    assert [a.cause for a in attempts] == ["saved"] * LIMITS + ["done"], said(run)
+    assert_same(run, undisturbed)
+
+
+def hold_until_warned(run: Path, job: str) -> None:
+    """A rank that is stopped for less than a hang, again and again, until SLURM has said that the limit is near."""
+    pid = read_beats(run / JOB)[1].pid
+    while seconds_left(job) > 20:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(min(8, max(0, seconds_left(job) - 18)))
+        try:
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)  # some steps at most
+
+
+def test_a_limit_that_comes_before_the_checkpoint(
+    undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path
+) -> None:
+    """F9: SLURM ends a job at its limit for good; the steps since the last checkpoint are lost, the run must not be."""
+    run = tmp_path / "run"
+    patient = replace(cluster, time="0:01:00", signal_delay=20, limits=replace(cluster.limits, step=300, save=300))
+
+    def stop(job: str) -> None:
+        os.kill(read_beats(run / JOB)[1].pid, signal.SIGSTOP)  # cannot save, and counts as slow for minutes
+
+    state, attempts = disturbed(recipe, patient, run, stop)
+    assert (state, [a.cause for a in attempts]) == ("COMPLETED", ["hang", "done"]), said(run)
+    assert "time limit" in attempts[0].why
+    assert_same(run, undisturbed)
+
+
+def test_a_kill_after_every_checkpoint(cluster: Cluster, recipe: Recipe, tmp_path: Path) -> None:
+    """F12: progress between two kills would not count, and the run be given up; or its steps would add up wrongly."""
+    steps = 5 * KILLS + 5
+    (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe))
+    longer = load_recipe(str(tmp_path / "recipe.yaml"), [f"schedule.steps={steps}"])
+    calm, run = tmp_path / "calm", tmp_path / "run"
+    assert ended(submit.submit(longer, calm, cluster, 2)) == "COMPLETED", said(calm)
+    job = submit.submit(longer, run, cluster, 2)
+    for number in range(KILLS):
+        next_attempt(run, job, number)
+        wait(lambda number=number: saved_steps(run) >= 5 * (number + 1))  # type: ignore[misc]
+        kill_rank(run, job, random.Random(number))
+        wait(lambda number=number: read_attempts(run / JOB)[number].ended)  # type: ignore[misc]
+    assert ended(job) == "COMPLETED", said(run)
+    assert [a.cause for a in read_attempts(run / JOB)] == ["killed"] * KILLS + ["done"], said(run)
+    assert_same(run, calm)
+
+
+@pytest.mark.parametrize("phase", ["start", "save"])
+def test_a_warning_in_any_phase(
+    undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path, phase: str
+) -> None:
+    """F7: a preemption while ranks import, or write a checkpoint, would count as a fault or cut the checkpoint."""
+    run = tmp_path / "run"
+    job = submit.submit(recipe, run, cluster, 2)
+    folder = run / JOB
+    if phase == "start":
+        wait(lambda: read_attempts(folder) and list((folder / "logs").glob("rank_*.log")))
+    else:
+        wait(lambda: any(beat.phase == phase for beat in read_beats(folder).values()))
+    signal_tasks(job, "USR2")
+    assert ended(job) == "COMPLETED", said(run)
+    assert [a.cause for a in read_attempts(folder)] == ["saved", "done"], said(run)
+    assert_same(run, undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_submitit_files_that_are_damaged(
+    undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path, damage: str
+) -> None:
+    """F10: a requeued job would hang, or come back for ever; make resume must mend it."""
+    run = tmp_path / "run"
+
+    def damage_and_kill(job: str) -> None:
+        (pickled,) = (run / JOB / "submitit").glob("*_submitted.pkl")
+        if damage == "gone":
+            pickled.unlink()
+        else:
+            pickled.write_bytes(pickled.read_bytes()[:20])
+        (run / "checkpoints" / ".step_00000099.save_tmp").mkdir()  # as an interrupted write leaves behind
+        kill_rank(run, job, random.Random(0))
+
+    state, attempts = disturbed(recipe, cluster, run, damage_and_kill)
+    assert (state, [a.cause for a in attempts]) == ("FAILED", ["killed"]), said(run)
+    assert ".pkl" in said(run) or "pickle" in said(run)
+    assert ended(submit.submit(recipe, run, cluster, 2)) == "COMPLETED", said(run)
+    assert_same(run, undisturbed)
+
+
+def test_a_full_folder_is_said(cluster: Cluster, recipe: Recipe, tmp_path: Path) -> None:
+    """F10: a job that cannot write its own files would start again and again, or end without a word."""
+    run, full = tmp_path / "run", tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(full)], check=True)
+    try:
+        submit.write_job(recipe, run, cluster, 2)
+        shutil.rmtree(run / JOB / "beats", ignore_errors=True)
+        (full / "rest").write_bytes(b"x" * 64 * 1024)
+        (run / JOB / "attempts.jsonl").symlink_to(full / "attempts.jsonl")
+        job = submit.submit_script(run, cluster, 2, recipe.name, ["launch.supervise", str(run)])
+        assert ended(job) == "FAILED"
+        assert "No space left on device" in said(run)
+        assert "make resume" in said(run)
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+
+
+def test_a_port_that_is_taken(
+    undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F16: another program that takes the port between the look and its use would cost a place in the queue."""
+    copy = submit.copy_code
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+
+        def copy_that_finds_it_taken(folder: Path) -> None:
+            """The first look of the batch script returns this port, as if it had been free a moment ago."""
+            copy(folder)
+            path = folder / "launch" / "supervise.py"
+            mark = '        "MASTER_PORT": str(_free_port()),'
+            text = path.read_text()
+            assert mark in text
+            first = "len(read_attempts(run / JOB)) == 1"
+            taken = f'        "MASTER_PORT": str({other.getsockname()[1]} if {first} else _free_port()),'
+            path.write_text(text.replace(mark, taken))
+
+        monkeypatch.setattr(submit, "copy_code", copy_that_finds_it_taken)
+        run = tmp_path / "run"
+        assert ended(submit.submit(recipe, run, cluster, 2)) == "COMPLETED", said(run)
+    attempts = read_attempts(run / JOB)
+    assert [a.cause for a in attempts] == ["port", "done"], said(run)
+    assert attempts[0].job == attempts[1].job
+    assert_same(run, undisturbed)
+
+
+def test_a_host_that_does_not_resolve(cluster: Cluster, recipe: Recipe, tmp_path: Path) -> None:
+    """F16: a name server that fails would hold every node until the time limit."""
+    run = tmp_path / "run"
+    lost = replace(cluster, environment={**cluster.environment, "MASTER_ADDR": "nowhere.invalid"})
+    impatient = replace(lost, limits=replace(cluster.limits, start=25))
+    assert ended(submit.submit(recipe, run, impatient, 2)) == "FAILED"
+    attempts = read_attempts(run / JOB)
+    assert len(attempts) == WITHOUT_PROGRESS, said(run)
+    assert not any(a.crash for a in attempts), "a fault of the place would count as a bug of the run"
+    assert f"given up: {WITHOUT_PROGRESS} attempts in a row" in said(run)
+
+
+def test_goodput_is_the_wall_time(cluster: Cluster, recipe: Recipe, tmp_path: Path) -> None:
+    """G1: hours that nobody accounts for are hours that nobody gets back."""
+    run, began = tmp_path / "run", time.time()
+    state, attempts = disturbed(recipe, cluster, run, lambda job: kill_rank(run, job, random.Random(1)), step=STEPS - 6)
+    assert (state, [a.cause for a in attempts]) == ("COMPLETED", ["killed", "done"]), said(run)
+    found = account(attempts, read_phases(run / JOB), time.time())
+    wall = (attempts[-1].ended or 0) - attempts[0].began
+    assert found.wall == pytest.approx(wall, rel=0.01)
+    assert wall < time.time() - began
+    assert all(seconds >= 0 for seconds in vars(found).values())
+    for bucket in ("productive", "redo", "save", "start", "queue"):
+        assert getattr(found, bucket) > 0, f"{bucket} is empty: {found}"

@@ -1,0 +1,75 @@
+"""The batch script's decisions that need no cluster: how ranks ended, and when the time is up."""
+
+from __future__ import annotations
+
+import math
+import signal
+
+import pytest
+
+from data_pipeline.errors import InputError
+from launch import slurm, supervise
+from launch.attempts import Cause
+from launch.supervise import TimeLimit, classify
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_rank_that_was_warned_while_it_began_is_no_fault(number: int) -> None:
+    """F7: three preemptions in a row during the start would give the run up."""
+    assert classify(128 + number, None, None) == ("saved", "told to stop before it could hear")
+    cause: Cause = classify(128 + signal.SIGKILL, None, None)[0]
+    assert cause == "killed"
+
+
+def test_ranks_that_do_not_save_in_time_are_ended_before_slurm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F9: a job that meets its limit is ended for good, and the run with it."""
+    left, asked = [600.0, 500.0, 10.0], list[str]()
+
+    def seconds_left(job: str) -> float:
+        asked.append(job)
+        return left.pop(0)
+
+    monkeypatch.setattr(slurm, "seconds_left", seconds_left)
+    limit = TimeLimit("7")
+    assert limit.look(0) is None
+    assert limit.look(580) is None
+    assert asked == ["7"], "SLURM is asked at every look"
+    assert limit.look(590) is None, "it was given more time"
+    assert "time limit" in (limit.look(1080) or "")
+
+
+def test_a_controller_that_is_silent_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy controller would cost a run of a thousand GPUs."""
+
+    def silent(*_: str) -> float:
+        raise InputError("squeue: no answer")
+
+    monkeypatch.setattr(slurm, "seconds_left", silent)
+    limit = TimeLimit("7")
+    assert [limit.look(now) for now in (0, 59, 61, 1000)] == [None] * 4
+
+
+def test_a_requeue_that_fails_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A controller that restarts in the second of a preemption would lose the run."""
+    answers: list[Exception | None] = [InputError("scontrol: no answer"), None]
+
+    def requeue(job: str) -> None:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    slept = list[float]()
+    monkeypatch.setattr(slurm, "requeue", requeue)
+    monkeypatch.setattr(supervise.time, "sleep", slept.append)
+    assert supervise._start_again("7") == 1
+    assert answers == []
+    assert slept == [5, 60.0]
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("59", 59), ("1:30", 90), ("2:00:01", 7201), ("1-00:00:00", 86400), ("UNLIMITED", math.inf)],
+)
+def test_what_squeue_says_of_the_time_left(monkeypatch: pytest.MonkeyPatch, said: str, seconds: float) -> None:
+    """Minutes would be taken for hours, and ranks ended a day early."""
+    monkeypatch.setattr(slurm, "ask", lambda *_: f"{said}\n")
+    assert slurm.seconds_left("7") == seconds
