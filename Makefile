@@ -62,7 +62,7 @@ fuzz: $(READY) ## damaged tars and indexes against the parsers, SECONDS=60 for e
 	PINECO_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz
 
 chaos: $(READY) ## faults in a row at runs on a virtual SLURM, which must end as R0 does [SEEDS=20]
-	PINECO_CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/launch/test_slurm.py -k chaos -n 0
+	PINECO_CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/launch/test_slurm.py tests/launch/test_slurm_rows.py -k "chaos or rows" -n 0
 
 lint: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

@@ -1,39 +1,50 @@
 """python -m launch.job RUN: one rank of a run on a cluster, as srun starts it under launch.supervise.
 
 Leaves through os._exit where it failed: a normal exit would wait for collectives that never come, and hold the others.
+Each rank writes down how it left: srun's own exit code is the largest of all, and says nothing of who was first.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from data_pipeline.errors import InputError
 from launch import run as local
 from launch.heartbeat import RANK_FILE, read_beats
+from launch.interrupt import ASKING
 from launch.spec import JOB, RECIPE
 
 PORT_TAKEN = 76  # exit code: another program listens where rank 0 wanted to
-CRASHES = "crashes"  # folder of job/
+TOLD = 77  # exit code: told to stop before there was anything to save
+CRASHES, LEFT = "crashes", "left"  # folders of job/
 
 
 def main(run: Path) -> int:
     os.environ.update(rank_environment(os.environ))
     rank = int(os.environ["RANK"])
+    for number in ASKING:  # until launch.interrupt takes them over
+        signal.signal(number, lambda *_: _leave(run / JOB, TOLD))
     try:
-        return local.main([str(run / JOB / RECIPE), "--run-dir", str(run), "--resume", "--job"])
+        code = local.main([str(run / JOB / RECIPE), "--run-dir", str(run), "--resume", "--job"])
     except Exception as error:
         traceback.print_exc()
         if "EADDRINUSE" in str(error):
-            return _leave(PORT_TAKEN)
-        if not lost_others(error):
-            _write_crash(run / JOB, rank, error)
-        return _leave(1)
+            code = PORT_TAKEN
+        else:
+            code = 1
+            if not lost_others(error):
+                _write_crash(run / JOB, rank, error)
+    for number in ASKING:
+        signal.signal(number, signal.SIG_IGN)  # nothing more to save
+    return code
 
 
 def rank_environment(slurm: Mapping[str, str]) -> dict[str, str]:
@@ -72,16 +83,27 @@ def _write_crash(folder: Path, rank: int, error: Exception) -> None:
     path.write_text(json.dumps(record))
 
 
-def _leave(code: int) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+def read_left(folder: Path) -> dict[int, int]:
+    """Exit codes by rank, of those that left by themselves. folder: job/ of a run."""
+    paths = (folder / LEFT).glob("rank_*")
+    return {int(path.name.removeprefix("rank_")): int(path.read_text() or 1) for path in paths}
+
+
+def _leave(folder: Path, code: int) -> NoReturn:
+    try:
+        (folder / LEFT).mkdir(exist_ok=True)
+        (folder / LEFT / RANK_FILE.format(int(os.environ["RANK"]))).write_text(str(code))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":
+    directory = Path(sys.argv[1])
     try:
-        code = main(Path(sys.argv[1]))
+        code = main(directory)
     except InputError as error:
         print(f"pineco: {error}", file=sys.stderr)
         code = local.BAD_INPUT
-    _leave(code)
+    _leave(directory / JOB, code)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -22,13 +23,12 @@ from data_pipeline.errors import InputError
 from launch import slurm
 from launch.attempts import Attempt, Cause, decide, read_attempts, write_attempt
 from launch.checkpoints import saved_steps
-from launch.job import CRASHES, PORT_TAKEN
+from launch.job import CRASHES, LEFT, PORT_TAKEN, TOLD, read_left
 from launch.run import BAD_INPUT, INTERRUPTED
 from launch.spec import CODE, JOB, STOP, Spec, read_spec
 from launch.watchdog import Watchdog
 
 _POLL = 0.5  # seconds
-_TOLD = (128 + signal.SIGUSR2, 128 + signal.SIGTERM)  # a rank that still imports dies by them, and loses nothing
 _REQUEUED = 60.0  # seconds in which SLURM ends a job that it has put back into the queue
 _PATIENCE = (5, 15, 30, 60, 120, 240)  # seconds between two requests to a controller that does not answer
 _LEAVE = 15.0  # seconds before the time limit at which ranks that have not saved are given up, to come back at all
@@ -41,7 +41,7 @@ def main(run: Path) -> int:
     spec = read_spec(run)
     for step in count():
         attempt = _begin(run, folder, job)
-        attempt = _end(run, attempt, *_run_ranks(run, spec, f"{job}.{step}"))
+        attempt = _end(run, attempt, spec.ranks, *_run_ranks(run, spec, f"{job}.{step}"))
         write_attempt(folder, attempt)
         decision = decide(read_attempts(folder), stop_asked=(folder / STOP).exists())
         _say(f"attempt {attempt.number} ended: {attempt.cause} ({attempt.why}); {decision.action}: {decision.why}")
@@ -57,7 +57,7 @@ def main(run: Path) -> int:
 
 def _begin(run: Path, folder: Path, job: str) -> Attempt:
     before = read_attempts(folder)
-    for name in ("beats", CRASHES):
+    for name in ("beats", CRASHES, LEFT):
         for path in (folder / name).glob("rank_*"):
             path.unlink()
     attempt = Attempt(len(before) + 1, job, time.time(), saved_steps(run))
@@ -142,26 +142,30 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _end(run: Path, attempt: Attempt, code: int, hang: str | None) -> Attempt:
-    crash = _first_crash(run / JOB)
-    cause, why = classify(code, hang, crash)
+def _end(run: Path, attempt: Attempt, ranks: int, code: int, hang: str | None) -> Attempt:
+    crash, left = _first_crash(run / JOB), [*read_left(run / JOB).values()]
+    cause, why = classify(code, hang, crash, left, ranks)
     return replace(attempt, ended=time.time(), to_step=saved_steps(run), cause=cause, code=code, crash=crash, why=why)
 
 
-def classify(code: int, hang: str | None, crash: str | None) -> tuple[Cause, str]:
-    """What ended the ranks, and in words. code: of srun, 128 + n for signal n."""
+def classify(code: int, hang: str | None, crash: str | None, left: Sequence[int], ranks: int) -> tuple[Cause, str]:
+    """What ended the ranks, and in words.
+
+    code: of srun, the largest of all, 128 + n for signal n. left: codes of those of the `ranks` that left by
+    themselves: once one has, srun ends the others.
+    """
     if hang is not None:
         return "hang", hang
     if code == 0:
         return "done", "every rank finished"
-    if code == INTERRUPTED:
+    if INTERRUPTED in left:  # all agreed to it, once the checkpoint was whole
         return "saved", "told to save and stop"
-    if code in _TOLD:
-        return "saved", "told to stop before it could hear"
-    if code == BAD_INPUT and crash is None:
-        return "bad input", "a rank refused its input"
-    if code == PORT_TAKEN:
+    if code == 128 + signal.SIGUSR2 or list(left) == [TOLD] * ranks:  # not where one was killed, and srun told the rest
+        return "saved", "told to stop before there was anything to save"
+    if PORT_TAKEN in left:
         return "port", "the port of rank 0 was taken"
+    if BAD_INPUT in left and crash is None:
+        return "bad input", "a rank refused its input"
     if crash is not None:
         return "crash", crash.splitlines()[0]
     return "killed", f"a rank was killed or left with code {code}"

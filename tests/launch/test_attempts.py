@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.attempts import WITHOUT_PROGRESS, Attempt, Cause, decide, read_attempts, write_attempt
-from launch.job import PORT_TAKEN, lost_others
-from launch.run import BAD_INPUT, INTERRUPTED
-from launch.supervise import classify
+from launch.job import lost_others
 
 
 def attempt(cause: Cause, number: int = 1, *, saved: int = 0, crash: str | None = None) -> Attempt:
@@ -59,23 +57,6 @@ def test_the_same_error_at_the_same_place_is_a_bug() -> None:
     assert decide([one], stop_asked=False).action == "again"
     assert decide([one, two], stop_asked=False).action == "give up"
     assert decide([one, attempt("crash", 2, saved=5, crash=there)], stop_asked=False).action == "again"
-
-
-@pytest.mark.parametrize(
-    ("code", "hang", "crash", "cause"),
-    [
-        (0, None, None, "done"),
-        (INTERRUPTED, None, None, "saved"),
-        (BAD_INPUT, None, None, "bad input"),
-        (PORT_TAKEN, None, None, "port"),
-        (1, None, "rank 0 after step 7: KeyError", "crash"),
-        (137, None, None, "killed"),
-        (137, "rank 1 hangs", "rank 0 after step 7: RuntimeError", "hang"),
-    ],
-)
-def test_what_ended_the_ranks(code: int, hang: str | None, crash: str | None, cause: str) -> None:
-    """A hang or a kill would count as a bug, or a bug as bad luck."""
-    assert classify(code, hang, crash)[0] == cause
 
 
 def test_who_lost_a_connection_did_not_crash() -> None:

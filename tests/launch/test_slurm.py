@@ -18,6 +18,7 @@ from data_pipeline.errors import InputError
 from launch import submit
 from launch.attempts import read_attempts
 from launch.cluster import Cluster
+from launch.goodput import account, read_phases
 from launch.heartbeat import read_beats
 from launch.slurm import check_place, job_state, signal_tasks
 from launch.spec import JOB, STOP, read_job
@@ -60,6 +61,10 @@ def test_a_killed_rank_costs_one_start(
     assert (attempts[0].ended or 0) - killed[0][1] < 15
     assert attempts[1].from_step == attempts[0].to_step >= 5
     assert_same(run, undisturbed)
+    accounted = account(attempts, read_phases(run / JOB), time.time())
+    assert accounted.wall == pytest.approx((attempts[-1].ended or 0) - attempts[0].began, rel=0.01), "G1"
+    for bucket in ("productive", "redo", "save", "start", "queue"):
+        assert getattr(accounted, bucket) > 0, f"{bucket} is empty: {accounted}"
 
 
 def test_a_rank_that_stops_is_found(undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path) -> None:

