@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 Cause = Literal["done", "saved", "bad input", "crash", "killed", "hang", "lost", "port"]
-WITHOUT_PROGRESS = 3  # attempts in a row that saved no further step; one more is not begun
+WITHOUT_PROGRESS = 3  # faults in a row that saved no further step; one more is not begun
+STARTS_WITHOUT_PROGRESS = 20  # the same of starts that were told to stop, or whose port was taken
 _FILE = "attempts.jsonl"
 
 
@@ -51,25 +52,27 @@ def decide(attempts: Sequence[Attempt], *, stop_asked: bool) -> Decision:
         return Decision("end", f"stopped as asked with {last.to_step} steps saved")
     if last.cause == "bad input":
         return Decision("give up", "bad input, which another start would find again; see the log")
-    if last.cause == "saved":
-        return Decision("again", last.why or "saved in time")
+    starts = _since_progress(attempts)
+    if starts >= STARTS_WITHOUT_PROGRESS:
+        why = f"{starts} starts in a row saved no further step, the last one: {last.why}; is the time limit too short?"
+        return Decision("give up", why)
+    if last.cause in ("saved", "port"):
+        return Decision("again", last.why)
     before = attempts[-2] if len(attempts) > 1 else None
     if last.crash is not None and before is not None and before.crash == last.crash:
         return Decision("give up", f"the same error twice at the same place: {last.crash.splitlines()[0]}")
-    idle = _without_progress(attempts)
+    idle = sum(attempt.cause not in ("saved", "port") for attempt in attempts[-starts:]) if starts else 0
     if idle >= WITHOUT_PROGRESS:
         return Decision("give up", f"{idle} attempts in a row saved no further step, the last one: {last.why}")
     return Decision("again", f"{last.why or last.cause}: starts again with {last.to_step} steps saved")
 
 
-def _without_progress(attempts: Sequence[Attempt]) -> int:
-    """Faults at the end of the list since a step was last saved; being told to stop in time is no fault."""
-    count = 0
-    for attempt in reversed(attempts):
+def _since_progress(attempts: Sequence[Attempt]) -> int:
+    """How many at the end of the list saved no further step."""
+    for number, attempt in enumerate(reversed(attempts)):
         if attempt.progress:
-            break
-        count += attempt.cause != "saved"
-    return count
+            return number
+    return len(attempts)
 
 
 def read_attempts(folder: Path) -> list[Attempt]:

@@ -8,7 +8,14 @@ import sys
 import threading
 from types import FrameType
 
+_early = threading.Event()  # a signal came before there was a StopFlag
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # USR2: SLURM's warning of a time limit or a preemption
+
+
+def listen_early() -> None:
+    """Remembers signals that come before there is a StopFlag, e.g. while a rank of a job imports for half a minute."""
+    for number in ASKING:
+        signal.signal(number, lambda *_: _early.set())
 
 
 class StopFlag:
@@ -20,6 +27,8 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._raised, self._interrupts = threading.Event(), 0
+        if _early.is_set():
+            self._raised.set()
 
     @property
     def raised(self) -> bool:

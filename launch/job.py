@@ -19,19 +19,17 @@ from typing import NoReturn
 from data_pipeline.errors import InputError
 from launch import run as local
 from launch.heartbeat import RANK_FILE, read_beats
-from launch.interrupt import ASKING
+from launch.interrupt import ASKING, listen_early
 from launch.spec import JOB, RECIPE
 
 PORT_TAKEN = 76  # exit code: another program listens where rank 0 wanted to
-TOLD = 77  # exit code: told to stop before there was anything to save
 CRASHES, LEFT = "crashes", "left"  # folders of job/
 
 
 def main(run: Path) -> int:
     os.environ.update(rank_environment(os.environ))
     rank = int(os.environ["RANK"])
-    for number in ASKING:  # until launch.interrupt takes them over
-        signal.signal(number, lambda *_: _leave(run / JOB, TOLD))
+    listen_early()  # SLURM may warn while this still imports
     try:
         code = local.main([str(run / JOB / RECIPE), "--run-dir", str(run), "--resume", "--job"])
     except Exception as error:

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -23,7 +23,7 @@ from data_pipeline.errors import InputError
 from launch import slurm
 from launch.attempts import Attempt, Cause, decide, read_attempts, write_attempt
 from launch.checkpoints import saved_steps
-from launch.job import CRASHES, LEFT, PORT_TAKEN, TOLD, read_left
+from launch.job import CRASHES, LEFT, PORT_TAKEN, read_left
 from launch.run import BAD_INPUT, INTERRUPTED
 from launch.spec import CODE, JOB, STOP, Spec, read_spec
 from launch.watchdog import Watchdog
@@ -41,7 +41,7 @@ def main(run: Path) -> int:
     spec = read_spec(run)
     for step in count():
         attempt = _begin(run, folder, job)
-        attempt = _end(run, attempt, spec.ranks, *_run_ranks(run, spec, f"{job}.{step}"))
+        attempt = _end(run, attempt, *_run_ranks(run, spec, f"{job}.{step}"))
         write_attempt(folder, attempt)
         decision = decide(read_attempts(folder), stop_asked=(folder / STOP).exists())
         _say(f"attempt {attempt.number} ended: {attempt.cause} ({attempt.why}); {decision.action}: {decision.why}")
@@ -142,17 +142,17 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _end(run: Path, attempt: Attempt, ranks: int, code: int, hang: str | None) -> Attempt:
-    crash, left = _first_crash(run / JOB), [*read_left(run / JOB).values()]
-    cause, why = classify(code, hang, crash, left, ranks)
+def _end(run: Path, attempt: Attempt, code: int, hang: str | None) -> Attempt:
+    crash = _first_crash(run / JOB)
+    cause, why = classify(code, hang, crash, read_left(run / JOB).values())
     return replace(attempt, ended=time.time(), to_step=saved_steps(run), cause=cause, code=code, crash=crash, why=why)
 
 
-def classify(code: int, hang: str | None, crash: str | None, left: Sequence[int], ranks: int) -> tuple[Cause, str]:
+def classify(code: int, hang: str | None, crash: str | None, left: Collection[int]) -> tuple[Cause, str]:
     """What ended the ranks, and in words.
 
-    code: of srun, the largest of all, 128 + n for signal n. left: codes of those of the `ranks` that left by
-    themselves: once one has, srun ends the others.
+    code: of srun, the largest of all, 128 + n for signal n. left: codes of the ranks that left by themselves: once one
+    has, srun ends the others.
     """
     if hang is not None:
         return "hang", hang
@@ -160,8 +160,8 @@ def classify(code: int, hang: str | None, crash: str | None, left: Sequence[int]
         return "done", "every rank finished"
     if INTERRUPTED in left:  # all agreed to it, once the checkpoint was whole
         return "saved", "told to save and stop"
-    if code == 128 + signal.SIGUSR2 or list(left) == [TOLD] * ranks:  # not where one was killed, and srun told the rest
-        return "saved", "told to stop before there was anything to save"
+    if code == 128 + signal.SIGUSR2:  # SLURM's warning, before the interpreter could listen
+        return "saved", "told to stop before it had begun"
     if PORT_TAKEN in left:
         return "port", "the port of rank 0 was taken"
     if BAD_INPUT in left and crash is None:

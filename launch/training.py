@@ -6,9 +6,11 @@ import importlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +183,26 @@ def _fit(
             lr=lr,
             seed=recipe.seed,
             hooks=[log, saver, place.heart],
-            should_stop=lambda: any_rank(place.stop.raised, ranks, place.device),
+            should_stop=_should_stop(place),
         )
         if state.step < steps:
             if state.step:
                 saver.save(state)
             raise Interrupted(f"{recipe.name} stopped at step {state.step} of {steps} and is saved")
+
+
+def _should_stop(place: Place) -> Callable[[], bool]:
+    """Asked before every step, by all ranks.
+
+    In a job the first step is taken whatever was said: SLURM may warn a minute early, while ranks still start, and a
+    limit that is short beside a start would else end every attempt without a step.
+    """
+    steps = count()
+
+    def ask() -> bool:
+        return next(steps) >= place.job and any_rank(place.stop.raised, place.ranks, place.device)
+
+    return ask
 
 
 def total_steps(recipe: Recipe, batches_per_epoch: int) -> int:

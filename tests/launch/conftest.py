@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pytest
 from launch import submit
 from launch.attempts import read_attempts
 from launch.cluster import Cluster, load_cluster
+from launch.slurm import ask
 from launch.spec import JOB
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe
 from tests.support import slurm
 from tests.support.ranks import TINY_CLIP
-from tests.support.slurm_runs import STEPS, ended, said
+from tests.support.slurm_runs import STEPS, ended, said, wait
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +30,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         for name, value in environment.items():
             patch.setenv(name, value)
         yield load_cluster("virtual", ["limits.step=12", "limits.save=30"])
+
+
+@pytest.fixture(autouse=True)
+def _no_job_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A job of a test that failed would take the nodes of the next one."""
+    yield
+    if "cluster" in request.fixturenames:
+        subprocess.run(["scancel", "--user=root"], check=False)
+        wait(lambda: not ask("squeue", "--noheader", "--states=pending,running,completing").strip(), 60)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from launch.attempts import WITHOUT_PROGRESS, Attempt, Cause, decide, read_attempts, write_attempt
+from launch.attempts import (
+    STARTS_WITHOUT_PROGRESS,
+    WITHOUT_PROGRESS,
+    Attempt,
+    Cause,
+    decide,
+    read_attempts,
+    write_attempt,
+)
 from launch.job import lost_others
 
 
@@ -44,8 +52,11 @@ def test_faults_without_progress_are_counted() -> None:
 
 
 def test_being_told_to_save_is_no_fault() -> None:
-    """F9: a queue that preempts at once, again and again, would end the run."""
-    assert decide([attempt("saved", n) for n in range(1, 20)], stop_asked=False).action == "again"
+    """F9: a queue that preempts again and again would end the run; or a limit too short for a step never would."""
+    told = [attempt("saved", n) for n in range(1, STARTS_WITHOUT_PROGRESS + 1)]
+    assert decide(told[:-1], stop_asked=False).action == "again"
+    assert decide(told, stop_asked=False).action == "give up"
+    assert decide([*told[:-1], attempt("saved", 99, saved=1)], stop_asked=False).action == "again"
     mixed = [attempt("killed", 1), attempt("saved", 2), attempt("saved", 3), attempt("killed", 4)]
     assert decide(mixed, stop_asked=False).action == "again"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import pytest
 
-from launch.interrupt import ASKING, StopFlag
+from launch import interrupt
+from launch.interrupt import ASKING, StopFlag, listen_early
 
 
 def _raise_and_wait(flag: StopFlag, number: int) -> None:
@@ -45,3 +47,19 @@ def test_a_second_interrupt_stops_at_once() -> None:
         _raise_and_wait(flag, signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
+
+
+def test_a_signal_before_the_flag_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F7: a warning during the imports would kill a rank, which counts as a fault; or be lost, and the limit come."""
+    monkeypatch.setattr(interrupt, "_early", threading.Event())
+    before = {number: signal.getsignal(number) for number in ASKING}
+    try:
+        listen_early()
+        with StopFlag() as flag:
+            assert not flag.raised
+        os.kill(os.getpid(), signal.SIGUSR2)
+        with StopFlag() as flag:
+            assert flag.raised
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

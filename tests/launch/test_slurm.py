@@ -26,7 +26,20 @@ from launch.status import main as main_status
 from launch.sweep import main as main_sweep
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe, recipe_yaml
-from tests.support.slurm_runs import STEPS, WAIT, assert_same, chaos, disturbed, ended, losses, preempt, said, wait
+from tests.support.slurm_runs import (
+    STEPS,
+    WAIT,
+    assert_same,
+    chaos,
+    disturbed,
+    ended,
+    losses,
+    preempt,
+    processes_of,
+    said,
+    states_of_nodes,
+    wait,
+)
 
 pytestmark = pytest.mark.slurm
 SHORT = 6  # steps
@@ -187,14 +200,18 @@ def chained(recipe: Recipe, first: list[str]) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", [*range(3), *range(3, int(os.environ.get("PINECO_CHAOS_SEEDS", "3")))])
+# The three of CI have every fault but warnings, which have tests of their own.
+@pytest.mark.parametrize("seed", range(int(os.environ.get("PINECO_CHAOS_SEEDS", "0"))) or (7, 9, 19))
 def test_chaos(undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path, seed: int) -> None:
-    """F1 to F4, F7, F8: faults in a row would lose steps, take them twice, or end the run. make chaos SEEDS=20.
+    """F1 to F5, F7, F8: faults in a row would lose steps, take them twice, end the run, leave processes behind or
+    nodes out of use. make chaos SEEDS=20.
 
     One seed again: PINECO_CHAOS_SEEDS=20 python -m pytest tests/launch/test_slurm.py -k "chaos and 17".
     """
     fired = chaos(seed, recipe, cluster, tmp_path / "run")
     assert fired, "no fault came before the run was done"
+    wait(lambda: not processes_of(tmp_path), 30)
+    assert states_of_nodes() == {"idle"}
     assert_same(tmp_path / "run", undisturbed)
 
 

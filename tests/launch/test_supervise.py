@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.errors import InputError
 from launch import slurm, supervise
 from launch.attempts import Cause
-from launch.job import PORT_TAKEN, TOLD
+from launch.job import PORT_TAKEN
 from launch.run import BAD_INPUT, INTERRUPTED
 from launch.supervise import TimeLimit, classify
 
@@ -23,26 +23,23 @@ KILL, TERM, USR2 = (128 + number for number in (signal.SIGKILL, signal.SIGTERM, 
         (0, [0, 0], "done"),
         (INTERRUPTED, [INTERRUPTED, INTERRUPTED], "saved"),
         (KILL, [INTERRUPTED], "saved"),  # srun ended the other on its way out
-        (TOLD, [TOLD, TOLD], "saved"),
         (USR2, [], "saved"),  # before the interpreter could listen
         (KILL, [], "killed"),
-        (TERM, [TOLD], "killed"),  # one was killed while it began, and srun told the other
-        (KILL, [TOLD], "killed"),
+        (TERM, [], "killed"),  # one was killed, and srun told the others
         (KILL, [PORT_TAKEN], "port"),
         (KILL, [BAD_INPUT], "bad input"),
         (1, [1, 1], "killed"),
     ],
 )
 def test_what_ended_the_ranks(code: int, left: list[int], cause: Cause) -> None:
-    """F7, F12, F16: srun's code is the largest of all ranks; by it a preemption would count as a fault, or a node that
-    kills every start as one that was told to, for ever."""
-    assert classify(code, None, None, left, 2)[0] == cause
+    """F7, F12, F16: srun's code is the largest of all ranks; by it a preemption would be a fault, or the reverse."""
+    assert classify(code, None, None, left)[0] == cause
 
 
 def test_a_bug_and_a_hang_are_told_apart() -> None:
     """A hang or a kill would count as a bug, or a bug as bad luck."""
-    assert classify(1, None, "KeyError after step 7", [1], 2)[0] == "crash"
-    assert classify(137, "rank 1 hangs", "RuntimeError after step 7", [], 2)[0] == "hang"
+    assert classify(1, None, "KeyError after step 7", [1])[0] == "crash"
+    assert classify(137, "rank 1 hangs", "RuntimeError after step 7", [])[0] == "hang"
 
 
 def test_ranks_that_do_not_save_in_time_are_ended_before_slurm_does(monkeypatch: pytest.MonkeyPatch) -> None:

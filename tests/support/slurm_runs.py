@@ -16,7 +16,7 @@ from launch import submit
 from launch.attempts import Attempt, read_attempts
 from launch.cluster import Cluster
 from launch.heartbeat import read_beats
-from launch.slurm import job_state, signal_tasks
+from launch.slurm import ask, job_state, signal_tasks
 from launch.spec import JOB
 from pretrain.checkpoint import list_checkpoints
 from pretrain.recipe import Recipe
@@ -158,6 +158,17 @@ def chaos(seed: int, recipe: Recipe, cluster: Cluster, run: Path) -> list[str]:
             wait(lambda starts=starts: len(read_attempts(run / JOB)) > starts or job_state(job) == "COMPLETED")  # type: ignore[misc]
     assert ended(job) == "COMPLETED", said(run)
     return fired
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Those whose command line names something in a folder: what a run left behind."""
+    return [pid for pid, words in _processes() if any(str(folder) in word for word in words)]
+
+
+def states_of_nodes() -> set[str]:
+    """Once no job runs any more; a node may take a moment to come back."""
+    wait(lambda: ask("squeue", "--noheader", "--states=running,completing").strip() == "", 60)
+    return set(ask("sinfo", "--noheader", "--partition=main", "--format=%t").split())
 
 
 def _processes() -> list[tuple[int, list[str]]]:
