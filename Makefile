@@ -10,12 +10,14 @@ GPUS   ?=
 SWEEP  ?= sweeps/pi_controls.yaml
 SECONDS ?= 60
 SEEDS  ?= 20
+TASKS  ?= paper29+paper2
+OUT    ?= runs/eval.json
 OPS    ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain plan sweep status logs stop resume test fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data toy clean constraints
+.PHONY: help pretrain plan sweep status logs stop resume eval compare test fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data toy clean constraints
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +56,13 @@ stop: $(READY) ## have a run on a cluster save and end [RUN=runs/NAME]
 
 resume: $(READY) ## let a run go on, also on another number of nodes [RUN=runs/NAME NODES=4]
 	$(BIN)/python -m launch.control resume $(RUN) $(if $(filter-out 0,$(NODES)),--nodes $(NODES))
+
+eval: $(READY) ## a model on zero-shot benchmarks [MODEL= DATA= TASKS=paper29+paper2 OUT=runs/eval.json ARGS=]
+	@mkdir -p $(dir $(OUT))
+	$(BIN)/python -m launch.evaluate --model $(MODEL) --data $(DATA) --tasks $(TASKS) --out $(OUT) $(ARGS)
+
+compare: $(READY) ## runs or reports against the first, image by image [RUNS="a b@1000 c.json"]
+	$(BIN)/python -m launch.compare $(RUNS) $(ARGS)
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest

@@ -2,27 +2,47 @@
 
 ROOT/test/nshards.txt                            number n of shards
 ROOT/test/0.tar ... {n-1}.tar                    members KEY.{webp,png,jpg,jpeg} and KEY.{cls,npy,txt}
-ROOT/classnames.txt                              classification: one name a line, line 0 is class 0
-ROOT/zeroshot_classification_templates.txt       classification: one prompt a line, {c} is the name
-ROOT/dataset_type.txt                            `retrieval`; absent for classification
+ROOT/classnames.txt                              with classes: one name a line, line 0 is class 0
+ROOT/zeroshot_classification_templates.txt       with classes: one prompt a line, {c} is the name
+ROOT/cupl_prompts.json                           optional: {class name: [prompt, ...]}, prompts for one class each
+ROOT/dataset_type.txt                            `retrieval` or `multilabel`; absent for classification
+
+ROOT is a folder, s3://bucket/prefix or http(s)://host/path.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
-import numpy as np
-from PIL import Image
-
-from data_pipeline.decode import DecodeError, decode_image
 from data_pipeline.errors import InputError
-from data_pipeline.index import read_samples
-from evals.tasks import DEFAULT_METRIC, Kind, Task, load_tasks, select_tasks
+from data_pipeline.http import HttpStore
+from data_pipeline.shard_stream import stream_samples
+from data_pipeline.shards import LocalStore, Store
+from evals.prompts import PromptChoice, Prompts, is_packaged, load_prompts
+from evals.roots import COUNTER, DataRoot, below, open_place, read_text
+from evals.samples import BadSampleError, Example, Problems, decode, parse_sample
+from evals.tasks import DEFAULT_METRIC, Kind, Task, load_tasks, matches, select_tasks, split_selection
 
-IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
+__all__ = [
+    "BadSampleError",
+    "Example",
+    "Folder",
+    "Problems",
+    "ResolvedTasks",
+    "decode",
+    "fingerprint",
+    "open_folder",
+    "read_examples",
+    "resolve_tasks",
+]
+_CONNECTIONS = 8  # that ask a web server for the sizes of shards
 _LAYOUT = (
     "test/nshards.txt, test/0.tar ..., and classnames.txt with zeroshot_classification_templates.txt "
     "or dataset_type.txt that says retrieval"
@@ -31,189 +51,206 @@ _LAYOUT = (
 
 @dataclass(frozen=True)
 class Folder:
-    """A data set on disk whose layout was checked; its images were not read yet."""
+    """A data set whose layout was checked; its images were not read yet."""
 
-    root: Path
+    store: Store  # of its text files
+    test: Store  # of its shards
     kind: Kind
-    shards: tuple[Path, ...]
-    classnames: tuple[str, ...] = ()  # empty for retrieval
-    templates: tuple[str, ...] = ()  # each holds {c}; empty for retrieval
+    shards: tuple[str, ...]  # names, in order
+    prompts: Prompts | None = None  # None for retrieval
+
+    @property
+    def root(self) -> str:
+        """Folder or URL."""
+        return self.store.root_name
+
+    @property
+    def classnames(self) -> tuple[str, ...]:
+        """C names; empty for retrieval."""
+        return self.prompts.classnames if self.prompts else ()
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Each holds {c}; empty for retrieval, and where only prompts made for one class are used."""
+        return self.prompts.templates if self.prompts else ()
+
+    @property
+    def prompts_from(self) -> str:
+        """Where class names and prompts came from, as reports say it; empty for retrieval."""
+        return self.prompts.source if self.prompts else ""
+
+    def class_prompts(self) -> list[list[str]]:
+        """The C lists of prompts, at least one a class; empty for retrieval."""
+        return self.prompts.of_classes() if self.prompts else []
 
 
-@dataclass(frozen=True)
-class Example:
-    """One undecoded test image and what is known of it."""
+class ResolvedTasks(list[tuple[Task, Folder]]):
+    """Tasks with their folders, in the order asked for. missing: those that were asked for and are not here."""
 
-    where: str  # shard and key, for messages
-    image: bytes
-    label: int = -1  # class in [0, C); -1 for retrieval
-    captions: tuple[str, ...] = ()  # empty for classification
+    def __init__(self, found: Sequence[tuple[Task, Folder]], missing: Sequence[Task] = ()) -> None:
+        super().__init__(found)
+        self.missing = tuple(missing)
 
 
-def resolve_tasks(data_root: str | Path, selection: str | Sequence[str]) -> list[tuple[Task, Folder]]:
+def resolve_tasks(
+    data_root: str | Path,
+    selection: str | Sequence[str],
+    *,
+    allow_missing: bool = False,
+    prompts: PromptChoice = "templates",
+) -> ResolvedTasks:
     """The selected tasks with their folders under `data_root`, all checked before anything is measured.
 
-    Raises InputError for an unknown task, for folders that are not there (all of them in one line), for a bad
-    layout, and for a folder whose kind or number of classes is not the benchmark's.
+    data_root: a folder, s3:// or http(s):// address, perhaps with {dataset} or {dataset_cleaned}, see DataRoot.
+    Raises InputError for an unknown task, for data sets that are not there (all of them in one line; allow_missing:
+    only where none is there), for a bad layout, and for a kind or number of classes that is not the benchmark's.
     """
-    root = Path(data_root)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder of data sets")
-    tasks = select_tasks(selection, load_tasks().values(), _own_tasks(root, selection))
-    missing = [task.key for task in tasks if find_folder(root, task.key) is None]
-    if missing:
-        raise InputError(f"{root}: no folder for {', '.join(missing)}; each needs a folder FOLDER/ with {_LAYOUT}")
-    return [(task, _open_for(task, root)) for task in tasks]
+    root = DataRoot(data_root)
+    table = tuple(load_tasks().values())
+    tasks = select_tasks(selection, table, _own_tasks(root, selection, table))
+    places = {task.key: root.find(task.key) for task in tasks}
+    missing = [task for task in tasks if places[task.key] is None]
+    if missing and not (allow_missing and len(missing) < len(tasks)):
+        keys = ", ".join(task.key for task in missing)
+        raise InputError(f"{root.root}: no folder for {keys}; each needs a folder FOLDER/ with {_LAYOUT}")
+    found = [
+        (task, _open_for(task, root.open(place), prompts)) for task in tasks if (place := places[task.key]) is not None
+    ]
+    return ResolvedTasks(found, missing)
 
 
-def find_folder(root: Path, key: str) -> Path | None:
-    """ROOT/KEY, or as clip-benchmark and DataComp name it: "/" as "-", prefix wds_, suffix _test."""
-    dashed = key.replace("/", "-")
-    for name in (key, dashed, f"wds_{dashed}", f"wds_{dashed}_test"):
-        if (root / name).is_dir():
-            return root / name
-    return None
+def open_folder(
+    root: str | Path, key: str | None = None, *, prompts: PromptChoice = "templates", classes: int | None = None
+) -> Folder:
+    """Checks the layout and reads the small text files; raises InputError that says what is missing.
+
+    key: the benchmark's name, by which packaged prompts are found where the folder has none; classes: how many it has.
+    """
+    return _open(open_place(root), key, prompts, classes)
 
 
-def open_folder(root: Path) -> Folder:
-    """Checks the layout and reads the small text files; raises InputError that says what is missing."""
-    kind = _kind(root)
-    shards = _shards(root / "test")
+def _open(store: Store, key: str | None, prompts: PromptChoice, classes: int | None) -> Folder:
+    kind, test, shards = _kind(store), *_shards(store)
     if kind == "retrieval":
-        return Folder(root, kind, shards)
-    classnames, templates = (
-        _lines(root / "classnames.txt"),
-        _lines(root / "zeroshot_classification_templates.txt"),
-    )
-    for template in templates:
-        if "{c}" not in template:
-            raise InputError(f"{root / 'zeroshot_classification_templates.txt'}: {template!r} lacks {{c}}")
-    return Folder(root, kind, shards, classnames, templates)
+        return Folder(store, test, kind, shards)
+    loaded = load_prompts(partial(read_text, store), store.root_name, key, prompts, classes)
+    return Folder(store, test, kind, shards, loaded)
 
 
-def read_examples(folder: Folder) -> Iterator[Example]:
-    """Every test image in shard order; raises InputError naming shard and key of one that cannot be used."""
-    for shard in folder.shards:
-        for key, members in read_samples(shard):
-            where = f"{shard}, {key}"
-            image = next((members[e] for e in IMAGE_EXTENSIONS if e in members), None)
-            if image is None:
-                raise InputError(f"{where}: holds {', '.join(members)}, but no image ({', '.join(IMAGE_EXTENSIONS)})")
-            if folder.kind == "retrieval":
-                yield Example(where, image, captions=_captions(members, where))
-            else:
-                yield Example(where, image, label=_label(members, len(folder.classnames), where))
+def read_examples(folder: Folder, problems: Problems | None = None) -> Iterator[Example]:
+    """Every test image in shard order, read ahead.
 
-
-def decode(example: Example) -> Image.Image:
-    """The RGB image as clip-benchmark sees it: Pillow's pixels, not turned by Exif. Thread-safe.
-
-    The strict JPEG decoder stands in for Pillow, and gives the same bits (tested on every small real set). 16-bit grey
-    is scaled to 8 bits where Pillow makes it white. Raises InputError for an empty, damaged or huge image and for
-    formats other than JPEG, PNG and WebP.
+    A sample that cannot be used goes to `problems`, for one message on all of them, and is left out; without it the
+    first one raises BadSampleError. Raises InputError for a damaged shard in either case.
     """
-    try:
-        return Image.fromarray(decode_image(example.image, upright=False))
-    except DecodeError as error:
-        raise InputError(f"{example.where}: {error}; mend or drop this sample") from None
+    classes = len(folder.classnames)
+    with closing(stream_samples(folder.test, folder.shards)) as samples:
+        for number, (shard, key, members) in enumerate(samples):
+            where = f"{folder.test.where(shard)}, {key}"
+            try:
+                example = parse_sample(where, members, folder.kind, classes, number)
+            except BadSampleError as error:
+                if problems is None:
+                    raise
+                problems.add(error)
+            else:
+                yield example
 
 
-def _own_tasks(root: Path, selection: str | Sequence[str]) -> Iterator[Task]:
-    """A task for every selected name that is a data folder, whether or not tasks.yaml has a row for it."""
-    names = selection.split(",") if isinstance(selection, str) else selection
-    for name in filter(None, (n.strip() for n in names)):
-        path = find_folder(root, name)
-        if path is not None and (path / "test" / "nshards.txt").is_file():
-            folder = open_folder(path)
-            yield Task(
-                key=name,
-                kind=folder.kind,
-                size=None,
-                classes=len(folder.classnames) or None,
-                main_metric=DEFAULT_METRIC[folder.kind],
-                group="own",
-            )
+def fingerprint(folder: Folder) -> str:
+    """64 hex digits that change with the names, sizes and versions of the shards and with the prompts.
+
+    Cheap: no shard is read. The version is the ETag, or where there is none the time of the last change.
+    """
+    digest = hashlib.sha256(repr((folder.kind, folder.classnames, folder.class_prompts())).encode())
+    for name in folder.shards:
+        test = folder.test
+        digest.update(repr((name, test.size(name), test.etag(name), test.modified(name))).encode())
+    return digest.hexdigest()
 
 
-def _open_for(task: Task, root: Path) -> Folder:
-    path = find_folder(root, task.key)
-    assert path is not None  # resolve_tasks has looked
-    folder = open_folder(path)
+def layout_needed(task: Task) -> str:
+    """The files that a task needs, one a line, for the command line to print where its data set is missing."""
+    dashed = task.key.replace("/", "-")
+    label = {
+        "classification": f"KEY.cls (a class number, 0 to {(task.classes or 0) - 1})",
+        "multilabel": f"KEY.npy ({task.classes} values, 1 where the class is there, else 0)",
+        "retrieval": "KEY.txt (captions, one a line)",
+    }[task.kind]
+    lines = [
+        (f"{dashed}/", f"or wds_{dashed}/"),
+        ("  test/nshards.txt", "the number n of shards"),
+        ("  test/0.tar ... n-1.tar", f"{task.size} samples: KEY.jpg, .png or .webp, and {label}"),
+    ]
+    if task.kind != "classification":
+        lines.append(("  dataset_type.txt", task.kind))
+    if task.kind != "retrieval":
+        note = "; packaged, where both are left out" if is_packaged(task.key) else ""
+        lines.append(("  classnames.txt", f"{task.classes} names, one a line, that of class 0 first{note}"))
+        lines.append(("  zeroshot_classification_templates.txt", f"prompts, one a line, with {{c}} for the name{note}"))
+    return "\n".join(f"{name:40s}{what}" for name, what in lines)
+
+
+def _own_tasks(root: DataRoot, selection: str | Sequence[str], table: Sequence[Task]) -> Iterator[Task]:
+    """A task for every selected name that is no row of tasks.yaml but a data folder."""
+    for name in split_selection(selection):
+        place = None if matches(name, table) else root.find(name)
+        if place is None:
+            continue
+        folder = _open(root.open(place), None, "templates", None)
+        yield Task(
+            key=name,
+            kind=folder.kind,
+            size=None,
+            classes=len(folder.classnames) or None,
+            main_metric=DEFAULT_METRIC[folder.kind],
+            group="own",
+        )
+
+
+def _open_for(task: Task, store: Store, prompts: PromptChoice) -> Folder:
+    folder = _open(store, task.key, prompts, task.classes)
     if folder.kind != task.kind:
-        raise InputError(f"{path}: dataset_type.txt makes it {folder.kind}, but {task.key} is {task.kind}")
+        raise InputError(f"{folder.root}: dataset_type.txt makes it {folder.kind}, but {task.key} is {task.kind}")
     if task.classes is not None and len(folder.classnames) != task.classes:
         raise InputError(
-            f"{path / 'classnames.txt'}: {len(folder.classnames)} names, but {task.key} has {task.classes} "
+            f"{folder.root}/classnames.txt: {len(folder.classnames)} names, but {task.key} has {task.classes} "
             "classes; give the folder another name if it is another data set"
         )
     return folder
 
 
-def _kind(root: Path) -> Kind:
-    path = root / "dataset_type.txt"
-    text = path.read_text(encoding="utf-8").strip().lower() if path.is_file() else "classification"
-    if text == "classification":
-        return "classification"
-    if text == "retrieval":
-        return "retrieval"
-    raise InputError(f"{path}: {text!r} is not measured; classification and retrieval are")
+def _kind(store: Store) -> Kind:
+    text = (read_text(store, "dataset_type.txt") or "classification").strip().lower()
+    for kind in get_args(Kind):
+        if text == kind:
+            return kind
+    raise InputError(f"{store.where('dataset_type.txt')}: {text[:40]!r} is none of {', '.join(get_args(Kind))}")
 
 
-def _shards(test: Path) -> tuple[Path, ...]:
-    counter = test / "nshards.txt"
-    if not counter.is_file():
+def _shards(store: Store) -> tuple[Store, tuple[str, ...]]:
+    """The store of the test folder, and the names of its shards, all of which are there."""
+    counter = f"{store.root_name}/test/{COUNTER}"
+    if isinstance(store, LocalStore) and not (store.root / "test").is_dir():
         raise InputError(f"{counter}: missing; the data folder needs {_LAYOUT}")
-    text = counter.read_text(encoding="utf-8").strip()
-    if not text.isdecimal() or not int(text):
+    test = below(store, "test")
+    text = read_text(test, COUNTER)
+    if text is None:
+        raise InputError(f"{counter}: missing; the data folder needs {_LAYOUT}")
+    text = text.strip()
+    if not text.isdecimal() or len(text) > 6 or not int(text):
         raise InputError(f"{counter}: {text[:40]!r} is no positive number of shards")
-    found = sorted(int(p.stem) for p in test.glob("*.tar") if p.stem.isdecimal())
-    if len(found) != int(text) or found != list(range(len(found))):
+    found = _numbers(test, int(text))
+    if found != list(range(int(text))):
         raise InputError(f"{counter}: says {text} shards (0.tar ...), but {len(found)} are there: copy the set again")
-    return tuple(test / f"{number}.tar" for number in found)
+    return test, tuple(f"{number}.tar" for number in found)
 
 
-def _lines(path: Path) -> tuple[str, ...]:
-    """Stripped lines; a blank one in the middle is refused, since it would shift every later class."""
-    if not path.is_file():
-        raise InputError(f"{path}: missing; a classification folder needs it (retrieval: write dataset_type.txt)")
-    lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
-    if not all(lines) or not lines:
-        raise InputError(f"{path}: has a blank line or no line at all; one entry a line")
-    return lines
-
-
-def _label(members: dict[str, bytes], classes: int, where: str) -> int:
-    if "cls" in members:
-        text = members["cls"].decode("ascii", errors="replace").strip()
-        label = int(text) if text.isdecimal() else -1
-    elif "npy" in members:
-        label, text = _npy_label(members["npy"], where)
-    else:
-        raise InputError(f"{where}: an image without a label; add {where.rsplit(', ', 1)[-1]}.cls or .npy to the shard")
-    if not 0 <= label < classes:
-        raise InputError(f"{where}: label {text[:40]!r} is no class number from 0 to {classes - 1} (classnames.txt)")
-    return label
-
-
-def _npy_label(data: bytes, where: str) -> tuple[int, str]:
-    """(label, its text) of an array of one integer; pickled objects are never loaded."""
-    try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{where}: damaged or pickled .npy label ({error})") from None
-    if array.size != 1 or array.dtype.kind not in "iu":
-        raise InputError(f"{where}: .npy label of shape {array.shape} and type {array.dtype}; must be one integer")
-    return int(array.reshape(())), str(array.reshape(()))
-
-
-def _captions(members: dict[str, bytes], where: str) -> tuple[str, ...]:
-    if "txt" not in members:
-        raise InputError(f"{where}: an image without captions; add {where.rsplit(', ', 1)[-1]}.txt to the shard")
-    try:
-        lines = members["txt"].decode("utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{where}: the captions are not UTF-8") from None
-    captions = tuple(line for line in lines if line.strip())
-    if not captions:
-        raise InputError(f"{where}: the captions are empty; write at least one, one a line")
-    return captions
+def _numbers(test: Store, expected: int) -> list[int]:
+    """The numbers of the shards that are there, sorted; a web server is only asked for those that are expected."""
+    if isinstance(test, HttpStore):
+        names = [f"{number}.tar" for number in range(expected)]
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            return [number for number, size in enumerate(pool.map(test.find, names)) if size is not None]
+    stems = (name.removesuffix(".tar") for name in test.list_names() if name.endswith(".tar"))
+    return sorted(int(stem) for stem in stems if stem.isdecimal())

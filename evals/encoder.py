@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipeline.errors import InputError
+from evals.short_text import ShortText
+from evals.timm_encoder import PREFIX, TimmEncoder
 
 Precision = Literal["fp32", "bf16"]
 
@@ -32,6 +34,7 @@ class Encoder(Protocol):
     name: str  # for people
     identity: str  # for machines: equal only where the weights are
     device: torch.device  # where it computes
+    precision: Precision  # of its towers
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """(3, H, W) float32 of one RGB image, resized and normalised as the model wants it. Thread-safe."""
@@ -48,10 +51,13 @@ def load_encoder(model: str, *, device: str = "cpu", precision: Precision = "fp3
 
     `model` is a directory with open_clip_config.json and open_clip_model.safetensors (DIR or local-dir:DIR),
     or an open_clip NAME:PRETRAINED, where PRETRAINED is one of open_clip's tags or a local weights file, or a
-    bare NAME, which is a model with random weights. "bf16" runs the towers under autocast. The global random
-    state is left alone, and no pickled code is run. Raises InputError for what open_clip cannot find or load.
+    bare NAME, which is a model with random weights; timm:NAME[:WEIGHTS] is a backbone of timm, for images only.
+    "bf16" runs the towers under autocast. The global random state is left alone, and no pickled code is run.
+    Raises InputError for what cannot be found or loaded.
     """
     target = _check_device(device)
+    if model.startswith(PREFIX):
+        return TimmEncoder(model, target, precision)
     source = _find_source(model)
     module, preprocess, tokenizer = _load_open_clip(source)
     log.info("model %s, identity %s, %s on %s", source.name, source.identity, precision, device)
@@ -85,7 +91,8 @@ class _OpenClipEncoder:
         self.name, self.identity = source.name, source.identity
         self._module: Any = module
         self._preprocess, self._tokenizer = preprocess, tokenizer
-        self.device, self._precision = device, precision
+        self._text = ShortText(module)
+        self.device, self.precision = device, precision
 
     def preprocess(self, image: Image.Image) -> Tensor:
         return self._preprocess(image)
@@ -94,13 +101,13 @@ class _OpenClipEncoder:
         return self._run(self._module.encode_image, images)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
-        return self._run(self._module.encode_text, self._tokenizer(texts))
+        return self._run(self._text.encode, self._tokenizer(texts))
 
     def _run(self, tower: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Normalised in float32, after autocast: bf16 would round unit length to three digits."""
         with (
             torch.no_grad(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16"),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
             features = tower(inputs.to(self.device, non_blocking=True))
         return F.normalize(features.float(), dim=-1).cpu()

@@ -1,192 +1,200 @@
-"""Runs benchmarks: images through the encoder once, texts once a data set, figures from the features."""
+"""Runs benchmarks in one pass: the model once, every prompt once, every image once, figures from the features."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from data_pipeline.errors import InputError
 from evals import provenance
+from evals.bootstrap import intervals
 from evals.commit import commit
-from evals.datasets import Example, Folder, decode, read_examples, resolve_tasks
+from evals.datasets import Folder, ResolvedTasks, resolve_tasks
 from evals.encoder import Encoder
+from evals.images import Images, encode_images
+from evals.outcomes import Outcomes, chance, metrics
+from evals.parts import Parts
+from evals.prompts import PromptChoice
+from evals.ranks import Ranks, agree
 from evals.results import EvalReport, EvalResult
-from evals.tasks import Kind, Task
-from evals.zeroshot_classification import (
-    class_prompts,
-    class_weights,
-    classification_chance,
-    classification_metrics,
-)
-from evals.zeroshot_retrieval import retrieval_chance, retrieval_metrics
+from evals.tasks import Task
+from evals.texts import TextCache, encode_classes, encode_texts
+from evals.zeroshot_classification import classification_outcomes
+from evals.zeroshot_multilabel import multilabel_outcomes
+from evals.zeroshot_retrieval import retrieval_outcomes
 
-A = TypeVar("A")
-B = TypeVar("B")
-Figures = tuple[dict[str, float], dict[str, float]]  # (metrics, chance)
-Progress = Callable[[Task, int], None]  # the task, and how many of its images are done
+Progress = Callable[[str, int, int | None], None]  # what is done, how much of it, of how much where that is known
+TEXTS = "texts"  # folder of the text embeddings, beside the parts
+_SEED = 0  # of the bootstrap's draws, the same for every model, so that intervals can be compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How an evaluation works; of these only `prompts` changes what it finds."""
+
+    batch_size: int = 256  # images or texts that go through the model at a time
+    workers: int | None = None  # threads that decode images; None: one a CPU core, 16 at most
+    parts: Path | None = None  # folder of what is finished, from which a second start goes on; None keeps nothing
+    allow_missing: bool = False  # measure what is there, and name the rest
+    prompts: PromptChoice = "templates"
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.workers is not None and self.workers < 1):
+            raise InputError(f"batch size {self.batch_size} and workers {self.workers} must be at least 1")
+
+    @property
+    def threads(self) -> int:
+        return self.workers or min(16, os.cpu_count() or 1)
 
 
 def evaluate(
     encoder: Encoder,
     data_root: str | Path,
     tasks: str | Sequence[str],
+    how: How = How(),
     *,
-    batch_size: int = 256,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    step: int | None = None,
-    samples_seen: int | None = None,
+    progress: Progress = lambda what, done, of: None,
 ) -> EvalReport:
     """Measures `encoder` on every selected task (see `evals.tasks.select_tasks`) under `data_root`.
 
-    `batch_size` images or texts go through the model at a time; `workers` threads decode and preprocess
-    images ahead of it (default: one a CPU core, 16 at most). Neither changes a figure. `step` and
-    `samples_seen` say which checkpoint this is. All folders are checked before the first image is read.
-    Raises InputError for bad data, and for a model whose features are not finite.
+    All data sets are checked before anything is measured. A task that turns out to have bad data gets no figure and a
+    line in `failed`; the others go on. Every process returns the report; one of them keeps the parts. Raises InputError
+    where no task could be measured.
     """
-    if batch_size < 1 or (workers is not None and workers < 1):
-        raise InputError(f"batch size {batch_size} and workers {workers} must be at least 1")
-    resolved = resolve_tasks(data_root, tasks)
-    threads = workers or min(16, os.cpu_count() or 1)
-    results = []
-    for task, folder in resolved:
-        started = time.perf_counter()
-        measurement = _Measurement(encoder, folder, batch_size, threads, _reporter(progress, task))
-        metrics, chance = _MEASURES[task.kind](measurement)
-        results.append(
-            EvalResult(
-                task=task.key,
-                main_metric=task.main_metric,
-                metrics=metrics,
-                chance=chance,
-                samples=measurement.images_done,
-                full_size=task.size,
-                seconds=round(time.perf_counter() - started, 3),
-            )
-        )
+    started = time.perf_counter()
+    resolved = resolve_tasks(data_root, tasks, allow_missing=how.allow_missing, prompts=how.prompts)
+    parts = Parts(how.parts, encoder)
+    results = _finished(parts, resolved, how.ranks)
+    todo = [(task, folder) for task, folder in resolved if task.key not in results]
+    weights = encode_classes(
+        encoder,
+        {task.key: folder.class_prompts() for task, folder in todo if folder.kind != "retrieval"},
+        batch_size=how.batch_size,
+        cache=TextCache(how.parts and how.parts / TEXTS),
+        ranks=how.ranks,
+        progress=lambda done, of: progress("prompts", done, of),
+    )
+    failed: dict[str, str] = {}
+    for task, folder in todo:
+        try:
+            results[task.key] = _measure(encoder, task, folder, weights.get(task.key), how, parts, progress)
+        except InputError as error:
+            failed[task.key] = str(error)
+            if how.ranks.leads:
+                parts.keep_failure(task, folder, str(error))
+    if not results:
+        raise InputError("; ".join(failed.values()))
+    report = _report(encoder, resolved, results, failed, tasks)
+    return replace(report, seconds=round(time.perf_counter() - started, 3))
+
+
+def assemble(
+    encoder: Encoder,
+    data_root: str | Path,
+    tasks: str | Sequence[str],
+    how: How,
+) -> EvalReport | None:
+    """The report of several evaluations that shared the tasks and `how.parts`; None while one is still at work.
+
+    Its seconds are the sum of what they took.
+    """
+    resolved = resolve_tasks(data_root, tasks, allow_missing=how.allow_missing, prompts=how.prompts)
+    parts = Parts(how.parts, encoder)
+    results = _finished(parts, resolved, how.ranks)
+    rest = [(task.key, parts.find_failure(task, folder)) for task, folder in resolved if task.key not in results]
+    failed = {key: why for key, why in rest if why is not None}
+    if not results or len(failed) < len(rest):
+        return None
+    report = _report(encoder, resolved, results, failed, tasks)
+    return replace(report, seconds=round(sum(result.seconds for result in report.results), 3))
+
+
+def _report(
+    encoder: Encoder,
+    resolved: ResolvedTasks,
+    results: Mapping[str, EvalResult],
+    failed: Mapping[str, str],
+    tasks: str | Sequence[str],
+) -> EvalReport:
     return EvalReport(
         model=encoder.name,
         identity=encoder.identity,
-        results=tuple(results),
-        step=step,
-        samples_seen=samples_seen,
+        results=tuple(results[task.key] for task, _ in resolved if task.key in results),
         commit=commit(),
         versions=provenance.versions(),
         hardware=provenance.hardware(encoder.device),
+        precision=encoder.precision,
+        selection=tasks if isinstance(tasks, str) else ",".join(tasks),
+        missing=tuple(task.key for task in resolved.missing),
+        failed=dict(failed),
     )
 
 
-def _reporter(progress: Progress | None, task: Task) -> Callable[[int], None]:
-    return (lambda done: None) if progress is None else (lambda done: progress(task, done))
+def _finished(parts: Parts, resolved: Sequence[tuple[Task, Folder]], ranks: Ranks) -> dict[str, EvalResult]:
+    """Results of an earlier start, by task: those that all processes see."""
+    found = {task.key: parts.find(task, folder) for task, folder in resolved}
+    seen = ranks.gather_json([key for key, result in found.items() if result is not None])
+    return {key: result for key, result in found.items() if result is not None and all(key in row for row in seen)}
 
 
-@dataclass
-class _Measurement:
-    """One encoder on one folder: turns its images and texts into features."""
-
-    encoder: Encoder
-    folder: Folder
-    batch_size: int
-    threads: int
-    report: Callable[[int], None]
-    images_done: int = 0
-
-    def encode_images(self) -> tuple[Tensor, list[Example]]:
-        """((N, D) features, the N examples without their bytes), in file order."""
-        features = _Rows()
-        examples: list[Example] = []
-        decoded = _ahead(self._load, read_examples(self.folder), self.threads, 2 * self.batch_size)
-        while batch := list(islice(decoded, self.batch_size)):
-            features.append(self.encoder.encode_images(torch.stack([pixels for pixels, _ in batch])))
-            examples += [example for _, example in batch]
-            self.images_done = len(examples)
-            self.report(self.images_done)
-        return features.tensor(), examples
-
-    def encode_texts(self, texts: list[str]) -> Tensor:
-        """(T, D) features; a text that occurs more than once is encoded once."""
-        row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        unique = iter(row_of)
-        features = _Rows()
-        while batch := list(islice(unique, self.batch_size)):
-            features.append(self.encoder.encode_texts(batch))
-        return features.tensor()[[row_of[text] for text in texts]]
-
-    def _load(self, example: Example) -> tuple[Tensor, Example]:
-        pixels = self.encoder.preprocess(decode(example))
-        return pixels, Example(example.where, b"", example.label, example.captions)
+def _measure(
+    encoder: Encoder,
+    task: Task,
+    folder: Folder,
+    weights: Tensor | None,
+    how: How,
+    parts: Parts,
+    progress: Progress,
+) -> EvalResult:
+    started = time.perf_counter()
+    images = encode_images(
+        encoder,
+        folder,
+        task.key,
+        batch_size=how.batch_size,
+        threads=how.threads,
+        ranks=how.ranks,
+        progress=lambda done: progress(task.key, done, task.size),
+    )
+    outcomes = _outcomes(encoder, folder, images, weights, how)
+    result = EvalResult(
+        task=task.key,
+        main_metric=task.main_metric,
+        metrics=metrics(outcomes),
+        chance=chance(outcomes),
+        intervals=intervals(outcomes, seed=_SEED),
+        samples=len(images.examples),
+        full_size=task.size,
+        seconds=round(time.perf_counter() - started, 3),
+        prompts=folder.prompts_from,
+    )
+    agree(how.ranks, lambda: parts.keep(task, folder, result, outcomes) if how.ranks.leads else None)
+    return result
 
 
-class _Rows:
-    """(N, D) features that come in batches, copied into blocks of 8,192 rows.
-
-    When each batch's own tensor was kept, a small allocation between the model's large ones, a training process grew by
-    6 GB over 80,000 prompts of a 14 M-parameter model; with blocks it does not.
-    """
-
-    BLOCK = 8192
-
-    def __init__(self) -> None:
-        self._blocks: list[Tensor] = []
-        self._used = 0  # rows of the last block
-
-    def append(self, rows: Tensor) -> None:
-        while len(rows):
-            if not self._blocks or self._used == self.BLOCK:
-                self._blocks.append(rows.new_empty((self.BLOCK, rows.shape[1])))
-                self._used = 0
-            taken = rows[: self.BLOCK - self._used]
-            self._blocks[-1][self._used : self._used + len(taken)] = taken
-            self._used += len(taken)
-            rows = rows[len(taken) :]
-
-    def tensor(self) -> Tensor:
-        return torch.cat([*self._blocks[:-1], self._blocks[-1][: self._used]])
+def _outcomes(encoder: Encoder, folder: Folder, images: Images, weights: Tensor | None, how: How) -> Outcomes:
+    if weights is None:
+        return _retrieval(encoder, images, how)
+    if folder.kind == "multilabel":
+        labels = torch.zeros(len(images.examples), len(weights), dtype=torch.bool)
+        for row, example in enumerate(images.examples):
+            labels[row, list(example.labels)] = True
+        return multilabel_outcomes(images.features, weights, labels)
+    return classification_outcomes(images.features, weights, torch.tensor([e.label for e in images.examples]))
 
 
-def _measure_classification(run: _Measurement) -> Figures:
-    folder = run.folder
-    prompts = run.encode_texts(class_prompts(folder.classnames, folder.templates))
-    weights = class_weights(prompts, len(folder.classnames))
-    features, examples = run.encode_images()
-    labels = torch.tensor([example.label for example in examples])
-    return classification_metrics(features, weights, labels), classification_chance(len(weights))
-
-
-def _measure_retrieval(run: _Measurement) -> Figures:
-    image_features, examples = run.encode_images()
-    captions = torch.tensor([len(example.captions) for example in examples])
-    text_features = run.encode_texts([text for example in examples for text in example.captions])
-    image_of_text = torch.arange(len(examples)).repeat_interleave(captions)
-    return retrieval_metrics(image_features, text_features, image_of_text), retrieval_chance(captions)
-
-
-_MEASURES: dict[Kind, Callable[[_Measurement], Figures]] = {
-    "classification": _measure_classification,
-    "retrieval": _measure_retrieval,
-}
-
-
-def _ahead(function: Callable[[A], B], items: Iterable[A], threads: int, ahead: int) -> Iterator[B]:
-    """`function` of every item in order, computed by threads up to `ahead` items before it is asked for."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    pending: deque[Future[B]] = deque()
-    source = iter(items)
-    try:
-        pending.extend(pool.submit(function, item) for item in islice(source, ahead))
-        while pending:
-            done = pending.popleft().result()
-            pending.extend(pool.submit(function, item) for item in islice(source, 1))
-            yield done
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _retrieval(encoder: Encoder, images: Images, how: How) -> Outcomes:
+    captions = [text for example in images.examples for text in example.captions]
+    counts = torch.tensor([len(example.captions) for example in images.examples])
+    unique = list(dict.fromkeys(captions))
+    row_of = {text: row for row, text in enumerate(unique)}
+    features = encode_texts(encoder, unique, batch_size=how.batch_size, ranks=how.ranks, progress=lambda done, of: None)
+    rows = torch.tensor([row_of[text] for text in captions])
+    return retrieval_outcomes(images.features, features[rows], torch.arange(len(counts)).repeat_interleave(counts))

@@ -7,56 +7,106 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.errors import InputError
 
+if TYPE_CHECKING:
+    from evals.results import EvalReport
+
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m launch.evaluate", description=__doc__.partition(":")[0])
-    parser.add_argument(
-        "--model", required=True, help="export directory, open_clip NAME:PRETRAINED, or NAME (random weights)"
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.evaluate",
+        description=__doc__.partition(":")[0],
+        epilog="Several GPUs: start it with torchrun. An evaluation that was cut off goes "
+        "on where it was when it is started again with the same --out.",
     )
-    parser.add_argument("--data", required=True, help="folder of data sets in the CLIP_benchmark layout")
+    parser.add_argument("--model", help="export directory, open_clip NAME:PRETRAINED, or NAME (random weights)")
+    parser.add_argument(
+        "--data", required=True, help="folder, s3:// or http(s):// address of data sets in the CLIP_benchmark layout"
+    )
     parser.add_argument(
         "--tasks",
         required=True,
-        help="keys, groups, tags or globs of evals/tasks.yaml, or folders, by commas",
+        help="keys, groups, tags or globs of evals/tasks.yaml, or folders, by commas or +, e.g. paper29+paper2",
     )
-    parser.add_argument("--out", required=True, type=Path, help="report to write, *.json; *.md comes beside it")
+    parser.add_argument("--layout", action="store_true", help="say which files each task needs and what is there; stop")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report.json"),
+        help="report to write, *.json; *.md and *.html come beside it (%(default)s)",
+    )
     parser.add_argument("--batch-size", type=int, default=256, help="images or texts at a time (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the towers (%(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode images (one a core, 16 at most)")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--prompts",
+        choices=("templates", "cupl", "both"),
+        default="templates",
+        help="templates of all classes, cupl_prompts.json of each data set, or both (%(default)s)",
+    )
+    parser.add_argument("--allow-missing", action="store_true", help="measure the tasks whose data is there")
+    parser.add_argument("--partial-average", action="store_true", help="average also where tasks are missing")
+    options = parser.parse_args(arguments)
+    if options.model is None and not options.layout:
+        parser.error("the following arguments are required: --model")
+    return options
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> EvalReport:
     """Measures, then writes. What needs no torch is checked first, since importing it takes seconds."""
     from evals.datasets import resolve_tasks
-    from evals.report import terminal_table, write_report
 
     _check_output(options.out)
-    resolve_tasks(options.data, options.tasks)
-
-    from rich.console import Console
+    resolve_tasks(options.data, options.tasks, allow_missing=options.allow_missing, prompts=options.prompts)
 
     from evals.encoder import load_encoder
-    from evals.suite import evaluate
+    from evals.ranks import ranks_of_environment
+    from evals.report import terminal_table, write_report
+    from evals.suite import How, evaluate
+    from launch.progress import Bars
 
-    console = Console(stderr=True)
-    encoder = load_encoder(options.model, device=options.device, precision=options.precision)
-    with console.status("reading") as status:
-        report = evaluate(
-            encoder,
-            options.data,
-            options.tasks,
+    with ranks_of_environment() as ranks:
+        device = options.device if options.device != "cuda" or ranks.world == 1 else f"cuda:{ranks.local}"
+        encoder = load_encoder(options.model, device=device, precision=options.precision)
+        how = How(
             batch_size=options.batch_size,
             workers=options.workers,
-            progress=lambda task, done: status.update(f"{task.key}: {done:,} images"),
+            parts=options.out.with_suffix(""),
+            allow_missing=options.allow_missing,
+            prompts=options.prompts,
+            ranks=ranks,
         )
-    markdown = write_report(options.out, report)
-    Console().print(terminal_table(report))
-    print(f"{options.out}\n{markdown}")
+        with Bars(show=ranks.leads) as bars:
+            report = evaluate(encoder, options.data, options.tasks, how, progress=bars)
+        if ranks.leads:
+            from rich.console import Console
+
+            markdown = write_report(options.out, report, partial_average=options.partial_average)
+            Console().print(terminal_table(report))
+            print("\n".join(map(str, (options.out, markdown, options.out.with_suffix(".html")))))
+    return report
+
+
+def show_layout(options: argparse.Namespace) -> int:
+    """Prints what the selected tasks need, those that are here first."""
+    from evals.datasets import layout_needed
+    from evals.roots import DataRoot
+    from evals.tasks import load_tasks, select_tasks
+
+    try:
+        root = DataRoot(options.data)
+        tasks = {task: root.find(task.key) for task in select_tasks(options.tasks, load_tasks().values())}
+    except InputError as error:
+        print(f"pineco: {error}", file=sys.stderr)
+        return 2
+    for task, place in tasks.items():
+        print(f"{task.key}: {place}" if place else f"{task.key}: not in {root.root}; it needs\n{layout_needed(task)}")
+    print(f"{sum(place is not None for place in tasks.values())} of {len(tasks)} are here")
+    return 0
 
 
 def _check_output(path: Path) -> None:
@@ -67,16 +117,20 @@ def _check_output(path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    """Exit code: 0, or 2 with one line on stderr for what the user can mend, or for each task without a figure."""
     options = parse_arguments(arguments)
+    if options.layout:
+        return show_layout(options)
     logging.basicConfig(level=logging.WARNING, format="pineco: %(message)s")
     logging.getLogger("evals").setLevel(logging.INFO)
     try:
-        run(options)
+        report = run(options)
     except InputError as error:
         print(f"pineco: {error}", file=sys.stderr)
         return 2
-    return 0
+    for task, why in report.failed.items():
+        print(f"pineco: {task} has no figure: {why}", file=sys.stderr)
+    return 2 if report.failed else 0
 
 
 if __name__ == "__main__":

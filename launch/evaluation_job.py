@@ -1,6 +1,7 @@
-"""python -m launch.evaluation_job RUN STEP: measures one checkpoint in a small job of its own, while training goes on.
+"""python -m launch.evaluation_job RUN STEP GROUP: measures one checkpoint on one group of its tasks.
 
-The training job submits it after each checkpoint. What is measured already, or is being measured, is not begun again.
+The training job submits an array of them after each checkpoint, one a group, on a small allocation of their own, while
+training goes on. What is measured already, or is being measured, is not begun again.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from data_pipeline.errors import InputError
 from evals.report import write_text_atomically
 from launch import slurm
 from launch.cluster import Cluster
-from launch.hooks import Evaluator, report_path
+from launch.evaluator import Evaluator, is_measured, task_groups
 from launch.spec import JOB, read_spec
-from launch.submit import ALIVE, submit_script
+from launch.submit import ALIVE, submit_scripts
 from pretrain.checkpoint import Checkpoint, list_checkpoints
 from pretrain.distributed import RankInfo, pick_device
 from pretrain.recipe import Recipe
@@ -39,24 +40,17 @@ class EvaluationJobs:
 
     def __call__(self, checkpoint: Checkpoint) -> None:
         """Submits a job; a failure is written down, and training goes on."""
-        settings = self._recipe.evaluation
-        if not settings.tasks or settings.data is None or report_path(self._run, checkpoint).is_file():
-            return
         note = self._run / JOB / _FOLDER / f"{checkpoint.path.name}.json"
         try:
-            if note.is_file() and slurm.job_state(json.loads(note.read_text())["job"]) in ALIVE:
+            if is_measured(self._run, self._recipe, checkpoint) or _is_at_work(note):
                 return
+            step, name = str(checkpoint.step), f"{self._recipe.name}-eval"
+            modules = [["launch.evaluation_job", str(self._run), step, group] for group in task_groups(self._recipe)]
             with _outside_of_the_job():
-                job = submit_script(
-                    self._run,
-                    self._cluster,
-                    1,
-                    f"{self._recipe.name}-eval",
-                    ["launch.evaluation_job", str(self._run), str(checkpoint.step)],
-                )
+                jobs = submit_scripts(self._run, self._cluster, 1, name, modules)
             note.parent.mkdir(exist_ok=True)
-            write_text_atomically(note, json.dumps({"job": job, "step": checkpoint.step}) + "\n")
-            logger.info("evaluation of step %d submitted as job %s", checkpoint.step, job)
+            write_text_atomically(note, json.dumps({"jobs": jobs, "step": checkpoint.step}) + "\n")
+            logger.info("evaluation of step %d submitted as job %s", checkpoint.step, " ".join(jobs))
         except (InputError, OSError, ValueError, KeyError) as error:
             logger.error("evaluation of step %d not submitted: %s; training goes on", checkpoint.step, error)
 
@@ -65,6 +59,11 @@ class EvaluationJobs:
         for checkpoint in list_checkpoints(self._run / "checkpoints"):
             if checkpoint.step <= step:
                 self(checkpoint)
+
+
+def _is_at_work(note: Path) -> bool:
+    jobs = json.loads(note.read_text())["jobs"] if note.is_file() else []
+    return any(slurm.job_state(job) in ALIVE for job in jobs)
 
 
 def evaluation_cluster(cluster: Cluster) -> Cluster:
@@ -96,13 +95,13 @@ def _outside_of_the_job() -> Iterator[None]:
 
 def main(arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    run, step = Path(arguments[0]), int(arguments[1])
+    run, step, group = Path(arguments[0]), int(arguments[1]), arguments[2]
     try:
         recipe = load_recipe(str(run / "recipe.yaml"))
         found = [c for c in list_checkpoints(run / "checkpoints") if c.step == step]
         if not found:
             raise InputError(f"{run}: no checkpoint of step {step}; it may have been removed meanwhile")
-        Evaluator(run, recipe, pick_device(recipe.engine.device, RankInfo())).measure(found[0])
+        Evaluator(run, recipe, pick_device(recipe.engine.device, RankInfo())).measure_group(found[0], group)
     except InputError as error:
         print(f"pineco: {error}", file=sys.stderr)
         return 2

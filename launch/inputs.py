@@ -58,7 +58,7 @@ def check_evaluation(recipe: Recipe) -> None:
     if settings.tasks:
         if settings.data is None:
             raise InputError(f"{recipe.name}: evaluation.tasks is set, so evaluation.data=DIR must name their folder")
-        resolve_tasks(settings.data, settings.tasks)
+        resolve_tasks(settings.data, settings.tasks, allow_missing=settings.allow_missing)
 
 
 def _source(recipe: Recipe) -> Source[Any]:

@@ -105,17 +105,42 @@ def submit_script(
 
     after: the number of a job that must have succeeded before.
     """
-    executor = submitit.SlurmExecutor(folder=run / JOB / "submitit", python=interpreter())
     settings = parameters(run, cluster, nodes, name)
     if after is not None:
         settings["dependency"] = f"afterok:{after}"
         settings["additional_parameters"]["kill-on-invalid-dep"] = "yes"
+    return _sbatch(run / JOB / "submitit", settings, [module])[0]
+
+
+def submit_scripts(
+    run: Path,
+    cluster: Cluster,
+    nodes: int,
+    name: str,
+    modules: list[list[str]],
+    *,
+    at_once: int | None = None,
+    folder: Path | None = None,
+) -> list[str]:
+    """The same for several modules, as one array of at most `at_once` at a time; the number of each task.
+
+    folder: of submitit's files, where they are not one run's.
+    """
+    settings = {**parameters(run, cluster, nodes, name), "array_parallelism": at_once or len(modules)}
+    return _sbatch(folder or run / JOB / "submitit", settings, modules)
+
+
+def _sbatch(folder: Path, settings: dict[str, Any], modules: list[list[str]]) -> list[str]:
+    executor = submitit.SlurmExecutor(folder=folder, python=interpreter())
     executor.update_parameters(**settings)
+    commands = [[sys.executable, "-P", "-m", *module] for module in modules]
     try:
-        job: Any = executor.submit(os.execv, sys.executable, [sys.executable, "-P", "-m", *module])
+        if len(commands) == 1:
+            return [str(executor.submit(os.execv, sys.executable, commands[0]).job_id)]
+        jobs: list[Any] = executor.map_array(os.execv, [sys.executable] * len(commands), commands)
     except submitit.core.utils.FailedJobError as error:
         raise InputError(f"sbatch: {str(error).strip().splitlines()[-1]}") from None
-    return str(job.job_id)
+    return [str(job.job_id) for job in jobs]
 
 
 def write_job(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import submitit
 from omegaconf import OmegaConf
 
 from data_pipeline.errors import InputError
@@ -28,7 +26,7 @@ from evals.report import write_text_atomically
 from launch.cluster import Cluster, cluster_names, load_cluster
 from launch.slurm import ask, check_place
 from launch.spec import ID, JOB
-from launch.submit import check_run, interpreter, parameters, write_job
+from launch.submit import check_run, submit_scripts, write_job
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe
 from pretrain.typed_yaml import merge, read_layer
@@ -96,18 +94,13 @@ def submit_array(root: Path, runs: dict[str, Recipe], cluster: Cluster, nodes: i
     for name, recipe in runs.items():
         write_job(recipe, root / name, cluster, nodes)
     first = root / next(iter(runs))
-    executor = submitit.SlurmExecutor(folder=root / JOB, python=interpreter())
-    settings = {**parameters(first, cluster, nodes, root.name), "array_parallelism": at_once}
-    executor.update_parameters(**settings)
-    commands = [[sys.executable, "-P", "-m", "launch.supervise", str(root / name)] for name in runs]
-    try:
-        jobs = executor.map_array(os.execv, [sys.executable] * len(runs), commands)
-    except submitit.core.utils.FailedJobError as error:
-        raise InputError(f"sbatch: {str(error).strip().splitlines()[-1]}") from None
+    modules = [["launch.supervise", str(root / name)] for name in runs]
+    jobs = submit_scripts(first, cluster, nodes, root.name, modules, at_once=at_once, folder=root / JOB)
     for name, job in zip(runs, jobs, strict=True):
-        write_text_atomically(root / name / JOB / ID, f"{job.job_id}\n")
-    ask("squeue", "--noheader", f"--jobs={jobs[0].job_id.split('_')[0]}")  # it is known to SLURM
-    return str(jobs[0].job_id.split("_")[0])
+        write_text_atomically(root / name / JOB / ID, f"{job}\n")
+    array = jobs[0].split("_")[0]
+    ask("squeue", "--noheader", f"--jobs={array}")  # it is known to SLURM
+    return array
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from data_pipeline.loader import Loader
 from evals.provenance import hardware
 from evals.report import terminal_table
 from launch.evaluation_job import EvaluationJobs
+from launch.evaluator import Evaluator
 from launch.heartbeat import Heartbeat
-from launch.hooks import Checkpointer, Evaluator
+from launch.hooks import Checkpointer
 from launch.inputs import build_loader, check_evaluation, ensure_toy_world
 from launch.interrupt import StopFlag
 from launch.lease import Lease
@@ -38,6 +39,7 @@ from pretrain.objectives.base import Objective
 from pretrain.optim import learning_rate
 from pretrain.recipe import OBJECTIVES, Recipe
 from pretrain.recipe_file import load_init_recipe
+from pretrain.tracking import Board, check_tracking
 from pretrain.trainer import TrainState, fit
 
 
@@ -95,6 +97,7 @@ def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool, l
     """The stage before it, if the recipe has one, then this one; returns the last checkpoint."""
     ensure_toy_world(recipe, place.ranks)
     check_evaluation(recipe)
+    check_tracking(recipe)
     ledger = directory / "bad_samples" / f"rank_{place.ranks.rank:05}.jsonl"
     pin = place.device.type == "cuda"
     loader = build_loader(
@@ -158,7 +161,15 @@ def _fit(
     steps = total_steps(recipe, loader.batches_per_epoch)
     lr = partial(learning_rate, total=steps, peak=recipe.optimizer.lr, schedule=recipe.schedule)
     log = StepLog(
-        directory, recipe.name, steps=steps, every=recipe.log_every, lr=lr, ranks=ranks, start=state, loader=loader
+        directory,
+        recipe.name,
+        steps=steps,
+        every=recipe.log_every,
+        lr=lr,
+        ranks=ranks,
+        start=state,
+        loader=loader,
+        board=Board(directory, recipe, purge_step=state.step + 1) if ranks.leads else None,
     )
     evaluator: Evaluator | EvaluationJobs = Evaluator(directory, recipe, place.device)
     if place.job and ranks.leads and (directory / JOB).is_dir():

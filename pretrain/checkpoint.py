@@ -154,6 +154,14 @@ def _load_module(objective: Objective, tensors: Mapping[str, Tensor], checkpoint
         raise InputError(f"{checkpoint.path}: holds another model than the recipe's: {what}") from None
 
 
+def sha256_of(checkpoint: Checkpoint, name: str) -> str:
+    """Of one of its files, as the manifest says; InputError where it is not in it."""
+    try:
+        return _read_manifest(checkpoint)[name][0]
+    except KeyError:
+        raise InputError(f"{checkpoint.path / MANIFEST}: lists no {name}; {_mend(checkpoint)}") from None
+
+
 def _manifest(files: Mapping[str, tuple[str, int]]) -> bytes:
     entries = {name: {"sha256": digest, "bytes": size} for name, (digest, size) in files.items()}
     return json.dumps({"schema": SCHEMA, "safetensors": safetensors.__version__, "files": entries}, indent=2).encode()

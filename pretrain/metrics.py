@@ -1,4 +1,4 @@
-"""What a run tells: one live line, metrics.jsonl, TensorBoard."""
+"""What a run tells: one live line, metrics.jsonl, TensorBoard and whatever else the board writes to."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Protocol
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from data_pipeline.errors import InputError
 from data_pipeline.loader import LoaderStats
 from pretrain.distributed import RankInfo, mean_over_ranks
 from pretrain.objectives.base import StepOutput
+from pretrain.tracking import Board
 from pretrain.trainer import TrainState
 
 PLAIN_EVERY = 10.0  # seconds between two lines where stderr is no terminal
@@ -49,15 +49,17 @@ class StepLog:
         ranks: RankInfo,
         start: TrainState,
         loader: Counted,
+        board: Board | None,
     ) -> None:
+        """board: of the rank that leads; the others have none."""
         self.steps, self.every, self.lr, self.ranks, self.stage = steps, every, lr, ranks, stage
+        self.board = board
         self._loader, self._data_before = loader, loader.stats
         self.path = folder / "metrics.jsonl"
         self.last_loss = math.nan
         self._clock, self._clock_samples = time.perf_counter(), start.samples_seen
         if ranks.leads:
             _drop_rows_after(self.path, start.step)
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start.step + 1)
             self.line = _Line(stage, steps, start.step)
 
     def __call__(self, state: TrainState, output: StepOutput) -> None:
@@ -98,8 +100,8 @@ class StepLog:
         where = {"step": state.step, "steps": self.steps, "epoch": state.data.epoch, "samples_seen": state.samples_seen}
         with self.path.open("a") as file:
             file.write(json.dumps({**where, **row, "loss_hex": row["loss"].hex()}) + "\n")
-        for name, value in row.items():
-            self.board.add_scalar(f"{self.stage}/{name}", value, state.step)
+        if self.board is not None:
+            self.board.add({f"{self.stage}/{name}": value for name, value in row.items()}, state.step)
         self.line.update(state.step, row["loss"], _speed(row))
 
     def pause(self) -> None:
@@ -119,6 +121,7 @@ class StepLog:
     def close(self) -> None:
         if self.ranks.leads:
             self.line.pause()
+        if self.board is not None:
             self.board.close()
 
 

@@ -136,6 +136,12 @@ class EvaluationSettings:
     data: str | None = None  # root of data sets in CLIP_benchmark's webdataset layout
     tasks: str | None = None  # comma-separated names, tags, groups or globs; null: no evaluation
     batch_size: int = 256
+    allow_missing: bool = False  # measure the tasks whose data is there, and name the others in the report
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    wandb: str | None = None  # project of Weights & Biases; null: metrics.jsonl and TensorBoard alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,5 +169,6 @@ class Recipe:
     engine: EngineSettings = field(default_factory=EngineSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
     toy_world: ToyWorldPlace | None = None
     log_every: int = 10  # steps between two rows of metrics.jsonl and TensorBoard

@@ -493,3 +493,16 @@ def test_what_cannot_be_stored_is_one_line(start: Start, folder: Path, monkeypat
         with pytest.raises(InputError, match="is no name of a shard"):
             store.remove(name)
     assert (folder / "a.tar").read_bytes() == SHARD
+
+
+def test_a_store_below_is_a_store_of_its_own(start: Start, folder: Path) -> None:
+    """Files of one data set would be taken for those of another, whose sizes were learnt before."""
+    (folder / "sub").mkdir()
+    (folder / "sub" / "a.tar").write_bytes(SHARD[:1024])
+    store, _ = start()
+    assert store.size("a.tar") == len(SHARD)
+    below = store.below("sub")
+    assert (below.root_name, below.prefix) == ("s3://bucket/data/sub", "data/sub/")
+    assert read_all(below) == SHARD[:1024]
+    assert read_all(store) == SHARD
+    assert pickle.loads(pickle.dumps(below)).root_name == below.root_name

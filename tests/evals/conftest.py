@@ -28,7 +28,7 @@ WriteFolder = Callable[..., Path]
 class ColourEncoder:
     """Sees the mean colour of an image, and the colour words of a text: right on COLOURS by construction."""
 
-    name, identity, device = "colours", "none", torch.device("cpu")
+    name, identity, device, precision = "colours", "none", torch.device("cpu"), "fp32"
 
     def __init__(self) -> None:
         self.image_batches: list[int] = []

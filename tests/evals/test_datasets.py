@@ -4,6 +4,7 @@ import io
 import pickle
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,18 @@ import pytest
 from PIL import ExifTags, Image
 
 from data_pipeline.errors import InputError
-from evals.datasets import Example, decode, open_folder, read_examples, resolve_tasks
+from evals.datasets import (
+    BadSampleError,
+    Example,
+    Problems,
+    decode,
+    fingerprint,
+    layout_needed,
+    open_folder,
+    read_examples,
+    resolve_tasks,
+)
+from evals.tasks import load_tasks
 from tests.data_pipeline.conftest import encode
 
 
@@ -157,7 +169,7 @@ def test_images_of_small_real_sets_are_pillows_to_the_bit(real_data: Path) -> No
         ("classnames.txt", "\n", "blank line or no line"),
         ("zeroshot_classification_templates.txt", None, "templates.txt: missing"),
         ("zeroshot_classification_templates.txt", "a {c}\na thing", "'a thing' lacks {c}"),
-        ("dataset_type.txt", "multilabel", "'multilabel' is not measured"),
+        ("dataset_type.txt", "segmentation", "'segmentation' is none of classification, retrieval, multilabel"),
     ],
 )
 def test_a_bad_layout_is_named(file: str, text: str | None, message: str, colour_set: Path) -> None:
@@ -186,7 +198,7 @@ def test_folders_are_found_under_other_programs_names(
     classnames = "\n".join(f"breed {i}" for i in range(37))
     root = write_folder(name, [{"jpg": picture(), "cls": b"36"}], classnames=classnames)
     [(task, folder)] = resolve_tasks(root.parent.parent if "/" in name else root.parent, "vtab/pets")
-    assert (task.main_metric, folder.root) == ("mean_per_class_recall", root)
+    assert (task.main_metric, folder.root) == ("mean_per_class_recall", str(root))
 
 
 def test_another_data_set_under_a_benchmarks_name_is_refused(
@@ -199,3 +211,144 @@ def test_another_data_set_under_a_benchmarks_name_is_refused(
     (root / "dataset_type.txt").write_text("retrieval")
     with pytest.raises(InputError, match="makes it retrieval, but mnist is classification"):
         resolve_tasks(root.parent, "mnist")
+
+
+def test_reads_multilabel_vectors(write_folder: Callable[..., Path], picture: Callable[..., bytes]) -> None:
+    """Sets whose images have several classes could not be measured, or their classes would be mixed up."""
+    vectors = [np.array([1, 0, 1], np.float32), np.zeros(3, np.int64), np.array([False, True, False])]
+    samples = [{"jpg": picture(), "npy": npy(vector)} for vector in vectors]
+    folder = open_folder(write_folder("many", samples, kind="multilabel"))
+    assert (folder.kind, folder.classnames) == ("multilabel", ("red", "green", "blue"))
+    assert [example.labels for example in read_examples(folder)] == [(0, 2), (), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"npy": npy(np.array([1, 0]))}, r"shape \(2,\) .*; must be 3 numbers"),
+        ({"npy": npy(np.array([1, 0, 2]))}, "labels other than 0 and 1"),
+        ({"npy": npy(np.array([1, 0, np.nan]))}, "labels other than 0 and 1"),
+        ({"npy": npy(np.array(["1", "0", "0"]))}, "type <U1; must be 3 numbers"),
+        ({"cls": b"1"}, "without labels; add s0000000.npy"),
+    ],
+)
+def test_a_bad_vector_is_named(
+    members: dict[str, bytes], message: str, write_folder: Callable[..., Path], picture: Callable[..., bytes]
+) -> None:
+    """A shorter vector would be taken for the first classes, and a probability for a class that is there."""
+    root = write_folder("bad", [{"jpg": picture(), **members}], kind="multilabel")
+    with pytest.raises(InputError, match=message):
+        list(read_examples(open_folder(root)))
+
+
+def test_all_bad_samples_are_told_in_one_line(write_folder: Callable[..., Path], picture: Callable[..., bytes]) -> None:
+    """Each bad sample would cost another run, or be left out of the figure without a word."""
+    bad = [{"jpg": picture(), "cls": b"9"}, {"cls": b"0"}, {"jpg": picture()}, {"jpg": b"x", "cls": b"1"}]
+    folder = open_folder(write_folder("bad", [{"jpg": picture(), "cls": b"0"}, *bad]))
+    problems = Problems()
+    good = list(read_examples(folder, problems))
+    assert [example.number for example in good] == [0, 4], "the place in the data set must count bad samples"
+    decode(good[0])
+    with pytest.raises(InputError) as caught:
+        decode(good[1])
+    problems.add(caught.value)
+    assert len(problems) == 4
+    test = folder.test
+    with pytest.raises(InputError) as told:
+        problems.check("bad", samples=5)
+    assert str(told.value) == (
+        f"bad: 4 of 5 samples cannot be used: {test.where('0.tar')}, s0000001: label '9' is no class number from 0 to "
+        f"2 (classnames.txt); {test.where('0.tar')}, s0000002: holds cls, but no image (webp, png, jpg, jpeg); "
+        f"{test.where('0.tar')}, s0000003: an image without a label; add s0000003.cls or .npy to the shard; ...; "
+        "mend or drop them"
+    )
+
+
+def test_no_bad_sample_is_no_message() -> None:
+    """A clean data set would be refused."""
+    Problems().check("mnist", samples=10)
+
+
+def test_problems_are_counted_by_threads() -> None:
+    """Decoding threads would lose some of what they count."""
+    problems = Problems(keep=2)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: problems.add(BadSampleError(f"s{n}", "why")), range(2000)))
+    assert len(problems) == 2000
+    with pytest.raises(
+        InputError, match=r"^k: 2000 of 3000 samples cannot be used: s\d+: why; s\d+: why; \.\.\.; mend"
+    ):
+        problems.check("k", samples=3000)
+
+
+def test_missing_sets_can_be_left_out_by_name(colour_set: Path) -> None:
+    """A suite of which one set is missing could not be run, or would be run without a word on what is missing."""
+    found = resolve_tasks(colour_set.parent, "colours+mnist,vtab/pets", allow_missing=True)
+    assert [task.key for task, _ in found] == ["colours"]
+    assert [task.key for task in found.missing] == ["mnist", "vtab/pets"]
+    with pytest.raises(InputError, match="no folder for mnist, vtab/pets"):
+        resolve_tasks(colour_set.parent, "mnist+vtab/pets", allow_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "lines"),
+    [
+        ("vtab/pets", ["vtab-pets/", "0.tar", "3669 samples", "KEY.cls (a class number, 0 to 36)", "37 names", "{c}"]),
+        ("flickr8k", ["dataset_type.txt", "retrieval", "KEY.txt (captions"]),
+        ("voc2007_multilabel", ["multilabel", "KEY.npy (20 values", "20 names", "packaged"]),
+    ],
+)
+def test_the_layout_of_a_missing_set_is_told(key: str, lines: list[str]) -> None:
+    """Who lacks a data set would have to look for its layout in our source."""
+    told = layout_needed(load_tasks()[key])
+    assert all(line in told for line in lines), told
+    assert ("classnames.txt" in told) == (key != "flickr8k")
+
+
+def test_a_bad_key_does_not_lead_out_of_the_root(colour_set: Path) -> None:
+    """A name on the command line would measure a folder that lies elsewhere."""
+    for key in ("../data/colours", "/colours", "a//b"):
+        with pytest.raises(InputError, match="nothing is called"):
+            resolve_tasks(colour_set.parent, [key])
+
+
+def test_a_pattern_leads_to_the_folders(write_folder: Callable[..., Path], picture: Callable[..., bytes]) -> None:
+    """A --dataset_root of clip-benchmark would have to be rewritten, or lead to another data set."""
+    root = write_folder("sets/vtab-pets/v1", [{"jpg": picture(), "cls": b"0"}], classnames="x\n" * 37)
+    pattern = str(root.parents[1] / "{dataset_cleaned}" / "v1")
+    [(_, folder)] = resolve_tasks(pattern, "vtab/pets")
+    assert folder.root == str(root)
+    with pytest.raises(InputError, match="no folder for mnist"):
+        resolve_tasks(pattern, "mnist")
+
+
+def test_an_empty_class_name_needs_the_benchmarks_count(
+    write_folder: Callable[..., Path], picture: Callable[..., bytes]
+) -> None:
+    """vtab/clevr_closest_object_distance, whose fourth class has an empty name, could not be measured."""
+    names = "very nearby\nnearby\nnear\n\ndistant\nvery distant\n"
+    key = "vtab/clevr_closest_object_distance"
+    root = write_folder(key.replace("/", "-"), [{"jpg": picture(), "cls": b"5"}], classnames=names)
+    [(_, folder)] = resolve_tasks(root.parent, key)
+    assert folder.class_prompts()[3] == ["a  thing.", "something "]
+    with pytest.raises(InputError, match="blank line"):
+        open_folder(root)
+
+
+def test_the_fingerprint_follows_data_and_prompts(colour_set: Path) -> None:
+    """A figure of other data or other prompts would be taken for a finished one."""
+    before = fingerprint(open_folder(colour_set))
+    assert fingerprint(open_folder(colour_set)) == before
+    shard = colour_set / "test" / "0.tar"
+    data = shard.read_bytes()
+    shard.write_bytes(data + bytes(512))
+    longer = fingerprint(open_folder(colour_set))
+    (colour_set / "zeroshot_classification_templates.txt").write_text("one {c}\n")
+    assert len({before, longer, fingerprint(open_folder(colour_set))}) == 3
+
+
+def test_a_text_that_is_not_utf8_is_named(colour_set: Path) -> None:
+    """A traceback would be all that tells of a file in another encoding."""
+    (colour_set / "classnames.txt").write_bytes(b"red\ngr\xfcn\nblue")
+    with pytest.raises(InputError, match=r"classnames\.txt: not UTF-8"):
+        open_folder(colour_set)

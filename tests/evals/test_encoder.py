@@ -37,7 +37,8 @@ def test_features_equal_stock_open_clip(prefix: str, export_dir: Path) -> None:
     found = torch.stack([encoder.preprocess(photo) for photo in photos()])
     assert torch.equal(found, images)
     assert torch.equal(encoder.encode_images(found), expected_images)
-    assert torch.equal(encoder.encode_texts(TEXTS), expected_texts)
+    # without the padding that no text sees, sums are of fewer terms: the last bits of float32 differ
+    assert torch.allclose(encoder.encode_texts(TEXTS), expected_texts, rtol=0, atol=1e-6)
 
 
 def test_identity_is_the_hash_of_the_weights(export_dir: Path) -> None:

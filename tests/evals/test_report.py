@@ -1,7 +1,6 @@
-"""Reports: what is written can be read, by machines and by people."""
+"""Report files: what is written can be read, by machines and by people."""
 
 import io
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,11 @@ from rich.console import Console
 
 from data_pipeline.errors import InputError
 from evals import report
+from evals.averages import averages
 from evals.commit import commit
 from evals.curve import Curve, compact, draw_curves, nice_ticks
+from evals.history import history
+from evals.markdown import results_table
 from evals.results import EvalReport, EvalResult
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -50,67 +52,117 @@ RUN = [
 ]
 
 
-def test_json_round_trip() -> None:
-    """A report that was written could not be read again as it was."""
-    for original in RUN:
-        assert EvalReport.from_json(original.to_json()) == original
+def full_report() -> EvalReport:
+    """What a second schema holds more than the first."""
+    measured = replace(result("cifar10", 0.6), intervals={"acc1": (0.55, 0.64)}, prompts="folder + cupl.json")
+    return replace(
+        one_report(),
+        results=(measured, result("own", 0.05)),
+        selection="cifar10,own,cars,gtsrb",
+        missing=("cars",),
+        failed={"gtsrb": "shard 3 | is cut"},
+        precision="bf16",
+        seconds=75.2,
+    )
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: d.update(extra=1), "report: unknown field 'extra'"),
-        (lambda d: d["results"][0].update(extra=1), "result: unknown field 'extra'"),
-        (lambda d: d.pop("identity"), "report: lacks identity"),
-        (lambda d: d["results"][0].pop("chance"), "result: lacks chance"),
-        (lambda d: d.update(schema_version=2), "schema_version 2"),
-        (lambda d: d.update(results={}), "results must be a list"),
-        (lambda d: d["results"][0].update(metrics=[]), "must be JSON objects"),
-        (lambda d: d["results"][0]["metrics"].update(acc1=10.0), r"number in \[0, 1\]"),
-        (lambda d: d["results"][0]["metrics"].update(acc1=float("nan")), r"number in \[0, 1\]"),
-        (lambda d: d["results"][0]["metrics"].update(acc5=0.5), "name the same figures"),
-    ],
-)
-def test_a_bad_report_is_refused(change, message: str) -> None:
-    """A report of another version, or edited by hand, would be taken for ours."""
-    data = json.loads(RUN[0].to_json())
-    change(data)
-    with pytest.raises(InputError, match=message):
-        EvalReport.from_json(json.dumps(data))
-
-
-def test_text_that_is_no_report_is_refused() -> None:
-    """Pages of traceback for a file that was cut."""
-    for text in ("{", "[]"):
-        with pytest.raises(InputError, match="report: "):
-            EvalReport.from_json(text)
-
-
-def test_table_shows_chance_and_partial_data() -> None:
+def test_table_shows_interval_chance_and_partial_data() -> None:
     """A figure would stand alone, or one of a fifth of a benchmark would be taken for the whole."""
-    table = report.markdown_table(one_report(cifar10=0.25, own=0.05)).splitlines()
-    assert table[2] == "| cifar10 | acc1 | 25.00% | 10.00% | 2.5x | 2,000 of 10,000 |"
-    assert table[3] == "| own | acc1 | 5.00% | 10.00% | 0.5x | 2,000 |"
+    table = results_table(full_report()).splitlines()
+    shown = "| cifar10 | acc1 | 60.00% | 55.00 to 64.00 | 10.00% | 6.0x | 2,000 of 10,000 | folder + cupl.json | 1.5 |"
+    assert table[2] == shown
+    assert table[3] == "| own | acc1 | 5.00% | - | 10.00% | 0.5x | 2,000 |  | 1.5 |"
+
+
+def test_a_task_that_guessing_cannot_score_has_no_multiple_of_chance() -> None:
+    """One such task would take the report down."""
+    assert "| 20.00% | - | 0.00% | - |" in results_table(replace(one_report(), results=(result("own", 0.2, 0.0),)))
 
 
 def test_terminal_table_loses_nothing_on_a_narrow_terminal() -> None:
     """Long names and figures would be cut where output goes to a pipe of 80 columns."""
     name = "vtab/clevr_closest_object_distance"
+    long = replace(result(name, 0.25), intervals={"acc1": (0.24, 0.26)}, full_size=10000)
     console = Console(width=80, file=io.StringIO())
-    console.print(report.terminal_table(one_report(**{name: 0.25})))
+    console.print(report.terminal_table(replace(one_report(), results=(long,))))
     text = console.file.getvalue()
     assert "25.00%" in text
-    assert name in re.sub(r"[\s│]", "", text).replace("acc1", "").replace("25.00%10.00%2.5x2,000", "")
+    assert "24.0-26.0" in text
+    assert "2,000 of 10,000" in text
+    shown = re.sub(r"\s", "", text)
+    for cell in ("acc1", "25.00%", "24.0-26.0", "10.00%", "2.5x", "2,000of10,000"):
+        shown = shown.replace(cell, "")
+    assert name in shown
 
 
-def test_write_report_writes_both_files(tmp_path: Path) -> None:
+def test_terminal_table_has_averages_and_what_failed() -> None:
+    """Who only looks at the terminal would not see that half of what was asked for is missing."""
+    console = Console(width=100, file=io.StringIO())
+    console.print(report.terminal_table(full_report()))
+    text = console.file.getvalue()
+    assert re.search(r"all tasks +average +refused .*2 of 4", text)
+    assert "gtsrb failed: shard 3 | is cut" in text
+    assert "no data here: cars" in text
+    console.print(report.terminal_table(full_report(), partial_average=True))
+    assert re.search(r"all tasks, over 2 of 4 +average +32.50%", console.file.getvalue())
+
+
+def test_names_are_not_taken_for_markup_on_the_terminal() -> None:
+    """A task called [red] would vanish from the table."""
+    console = Console(width=80, file=io.StringIO())
+    console.print(report.terminal_table(replace(one_report(), model="[bold]m", results=(result("[red]x", 0.2),))))
+    assert "[red]x" in console.file.getvalue()
+    assert "[bold]m" in console.file.getvalue()
+
+
+def test_write_report_writes_all_files(tmp_path: Path) -> None:
     """The report for people and the one for machines would not belong together."""
     path = tmp_path / "r.json"
     path.write_text("old")
-    markdown = report.write_report(path, RUN[0])
-    assert report.read_reports(path) == [RUN[0]]
-    assert "sha256:00" in markdown.read_text()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "r.md"]
+    markdown = report.write_report(path, full_report())
+    assert markdown == tmp_path / "r.md"
+    assert report.read_reports(path) == [full_report()]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.html", "r.json", "r.md"]
+    text = markdown.read_text()
+    assert "| all tasks | refused | - | - | 2 of 4: gtsrb, cars; measured on a part of their images: cifar10 |" in text
+    assert "| gtsrb | shard 3 \\| is cut |" in text
+    assert "| cars | no data here |" in text
+    for row in ("| weights | sha256:00 |", "| precision | bf16 |", "| evaluation | 1 min 15 s |"):
+        assert row in text
+    report.write_report(path, full_report(), partial_average=True)
+    assert "| all tasks, over 2 of 4 | 32.50% |" in markdown.read_text()
+
+
+def test_the_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was killed here would count as measured, without the files for people."""
+    order: list[str] = []
+    write = report.write_text_atomically
+    monkeypatch.setattr(
+        report, "write_text_atomically", lambda path, text: (order.append(path.name), write(path, text))
+    )
+    report.write_report(tmp_path / "r.json", RUN[0])
+    report.write_run_report(tmp_path, RUN, title="t", details={})
+    assert order == ["r.md", "r.html", "r.json", "curve.svg", "report.md", "report.html", "report.json"]
+
+
+def test_a_report_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Nobody would know which of many files is damaged."""
+    path = tmp_path / "r.json"
+    with pytest.raises(InputError, match=r"r\.json: cannot be read"):
+        report.read_reports(path)
+    path.write_text("{}")
+    with pytest.raises(InputError, match=r"r\.json: report: lacks"):
+        report.read_reports(path)
+
+
+def test_scalars() -> None:
+    """A figure would stand under another name than in the report, or a refused average be drawn as a number."""
+    two = replace(full_report(), missing=(), failed={}, selection="cifar10,own")
+    expected = {"eval/cifar10/acc1": 0.6, "eval/own/acc1": 0.05}
+    assert report.report_scalars(two) == expected
+    whole = report.report_scalars(two, averages(two, {}))
+    assert whole == {**expected, "eval/average/all tasks": pytest.approx(0.325)}
+    assert report.report_scalars(full_report(), averages(full_report(), {})) == expected
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -129,20 +181,37 @@ def test_run_report(tmp_path: Path) -> None:
     text = path.read_text()
     assert text.startswith("# A \\| run\n")
     assert "![Zero-shot figures over training, chance dashed](curve.svg)" in text
-    assert "| cifar10 | acc1 | 50.00% | 10.00% | 5.0x | 1.5k (60.00%) |" in text
-    assert "| 1.5k | **60.00%** | - |" in text
-    assert "| 3k | 50.00% | **30.00%** |" in text
+    assert "| cifar10 | acc1 | 50.00% | - | 10.00% | 5.0x | 2,000 of 10,000 |  | 1.5k (60.00%) |" in text
+    assert "| samples seen | all tasks | cifar10 | own | time |" in text
+    assert "| 1.5k | - | **60.00%** | - | - |" in text
+    assert "| 3k | 40.00% | 50.00% | **30.00%** | - |" in text
     assert "| recipe | x\\|y |" in text
     assert report.read_reports(path.with_name("report.json")) == RUN
-    assert sorted(p.name for p in path.parent.iterdir()) == ["curve.svg", "report.json", "report.md"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["curve.svg", "report.html", "report.json", "report.md"]
+
+
+def test_a_figure_of_an_earlier_checkpoint_is_not_that_of_the_last(tmp_path: Path) -> None:
+    """What the last checkpoint never measured would stand in its table."""
+    text = report.write_run_report(tmp_path, RUN[:2], title="t", details={}).read_text()
+    assert "| own | acc1 | - | - | - | - | - | - | 0 (20.00%) |" in text
+
+
+def test_a_partial_average_over_time_is_over_the_same_tasks_everywhere() -> None:
+    """The curve would jump where a hard task is missing from a checkpoint."""
+    [over_time] = history(RUN).averages({}, partial=True)
+    assert [point.value for point in over_time.points] == pytest.approx([0.1, 0.6, 0.5])
+    assert {point.measured for point in over_time.points} == {("cifar10",)}
+    [whole] = history(RUN).averages({})
+    assert [point.value for point in whole.points] == [pytest.approx(0.15), None, pytest.approx(0.4)]
+    assert (whole.refused, whole.points[1].missing) == ((1,), ("own",))
 
 
 def test_run_report_without_samples_seen_counts_steps_or_checkpoints(tmp_path: Path) -> None:
     """Checkpoints of unknown age would all stand at the same place."""
     steps = [replace(one_report(own=0.2), step=step) for step in (10, 20)]
-    assert "| step | own |" in report.write_run_report(tmp_path, steps, title="t", details={}).read_text()
+    assert "| step | own | time |" in report.write_run_report(tmp_path, steps, title="t", details={}).read_text()
     bare = [one_report(own=0.2), one_report(own=0.3)]
-    assert "| checkpoint | own |" in report.write_run_report(tmp_path, bare, title="t", details={}).read_text()
+    assert "| checkpoint | own | time |" in report.write_run_report(tmp_path, bare, title="t", details={}).read_text()
 
 
 def test_a_run_without_checkpoints_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,14 @@ import torch
 from PIL import Image
 
 from data_pipeline.errors import InputError
-from evals import suite
 from evals.encoder import load_encoder
-from evals.suite import _ahead, evaluate
-from evals.tasks import Task
+from evals.images import ahead
+from evals.parts import file_name
+from evals.ranks import Ranks
+from evals.suite import How, evaluate
+from evals.texts import Rows
+from pretrain.distributed import RankInfo
+from tests.support.ranks import run_ranks
 
 
 @pytest.fixture
@@ -26,29 +31,26 @@ def pairs(write_folder: Callable[..., Path], picture: Callable[..., bytes]) -> P
 
 def test_a_right_model_is_right(colour_set: Path, pairs: Path, colour_encoder) -> None:
     """Labels, prompts or captions would be out of step with images."""
-    report = evaluate(colour_encoder, colour_set.parent, "colours,pairs", batch_size=4, workers=2, step=7)
+    report = evaluate(colour_encoder, colour_set.parent, "colours,pairs", How(batch_size=4, workers=2))
     classification, retrieval = report.results
     assert classification.metrics == {"acc1": 1.0, "mean_per_class_recall": 1.0}
     assert classification.value_of_chance == pytest.approx(1 / 3)
     assert (classification.samples, classification.full_size) == (9, None)
     assert retrieval.value == retrieval.metrics["mean_recall@1"] == 1.0
     assert retrieval.chance["text_retrieval_recall@1"] == pytest.approx((2 + 1 + 3) / 6 / 3)
-    assert (report.model, report.identity, report.step, report.samples_seen) == ("colours", "none", 7, None)
+    assert (report.model, report.identity, report.selection) == ("colours", "none", "colours,pairs")
     assert report.versions["torch"] == torch.__version__.split("+")[0]
 
 
 def test_batches_are_full_and_texts_are_encoded_once(colour_set: Path, colour_encoder) -> None:
     """Evaluation would be slow for no reason, or the memory limit that batch_size sets would be passed."""
     (colour_set / "zeroshot_classification_templates.txt").write_text("a {c}\na {c}\nthe {c}")
-    done: list[tuple[str, int]] = []
-
-    def progress(task: Task, images: int) -> None:
-        done.append((task.key, images))
-
-    evaluate(colour_encoder, colour_set.parent, "colours", batch_size=4, progress=progress)
+    done: list[tuple[str, int, int | None]] = []
+    evaluate(colour_encoder, colour_set.parent, "colours", How(batch_size=4), progress=lambda *what: done.append(what))
     assert colour_encoder.image_batches == [4, 4, 1]
     assert sorted(colour_encoder.texts) == sorted(f"{a} {c}" for a in ("a", "the") for c in ("red", "green", "blue"))
-    assert done == [("colours", 4), ("colours", 8), ("colours", 9)]
+    prompts = [("prompts", 4, 6), ("prompts", 6, 6)]
+    assert done == [*prompts, *(("colours", images, None) for images in (4, 8, 9))]
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_figures_do_not_depend_on_batches_or_threads(noise_sets: Path, export_di
     """The same checkpoint would score differently on a smaller GPU or a busier machine."""
     encoder = load_encoder(str(export_dir))
     reports = [
-        evaluate(encoder, noise_sets, ["noise", "noise_pairs"], batch_size=batch_size, workers=workers)
+        evaluate(encoder, noise_sets, ["noise", "noise_pairs"], How(batch_size=batch_size, workers=workers))
         for batch_size, workers in ((1, 1), (7, 3), (256, 2))
     ]
     figures = [[result.metrics for result in report.results] for report in reports]
@@ -93,8 +95,8 @@ def test_a_bad_image_ends_the_run_by_name(
     """Damaged data would be skipped, and the figure be of other images than the benchmark's."""
     good = {"jpg": picture(), "cls": b"0"}
     root = write_folder("bad", [good, good, {"jpg": picture()[:40], "cls": b"0"}, good])
-    with pytest.raises(InputError, match=r"0\.tar, s0000002: damaged image"):
-        evaluate(colour_encoder, root.parent, "bad", batch_size=2)
+    with pytest.raises(InputError, match=r"bad: 1 of 4 samples cannot be used: .*0\.tar, s0000002: damaged image"):
+        evaluate(colour_encoder, root.parent, "bad", How(batch_size=2))
 
 
 def test_a_diverged_model_is_refused(colour_set: Path, colour_encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +110,7 @@ def test_a_diverged_model_is_refused(colour_set: Path, colour_encoder, monkeypat
 def test_impossible_settings_are_refused(options: dict[str, int], colour_set: Path, colour_encoder) -> None:
     """The run would hang or end in a traceback."""
     with pytest.raises(InputError, match="at least 1"):
-        evaluate(colour_encoder, colour_set.parent, "colours", **options)
+        evaluate(colour_encoder, colour_set.parent, "colours", How(**options))
 
 
 def test_images_are_not_read_far_ahead() -> None:
@@ -120,7 +122,7 @@ def test_images_are_not_read_far_ahead() -> None:
             started.append(number)
             yield number
 
-    results = _ahead(lambda n: n * n, source(), threads=2, ahead=5)
+    results = ahead(lambda n: n * n, source(), threads=2, window=5)
     assert [next(results) for _ in range(3)] == [0, 1, 4]
     assert len(started) <= 5 + 3
     results.close()
@@ -135,10 +137,171 @@ def test_reports_are_frozen(colour_set: Path, colour_encoder) -> None:
 
 def test_rows_come_back_in_order_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Features would be lost, doubled or shifted against their labels where a block of the buffer ends."""
-    monkeypatch.setattr(suite._Rows, "BLOCK", 5)
+    monkeypatch.setattr(Rows, "BLOCK", 5)
     for sizes in ([3, 3, 3], [5, 5], [1], [12, 2], [4, 0, 1]):
-        rows = suite._Rows()
+        rows = Rows()
         every = torch.arange(float(sum(sizes) * 2)).reshape(-1, 2)
         for part in every.split(sizes):
             rows.append(part)
         assert torch.equal(rows.tensor(), every)
+
+
+def _measure_as(ranks: RankInfo, export: Path, data: Path, parts: Path | None) -> dict[str, object]:
+    how = How(batch_size=4, workers=1, ranks=Ranks(ranks.rank, ranks.world), parts=parts)
+    report = evaluate(load_encoder(str(export)), data, "noise,noise_pairs", how)
+    return {result.task: (result.metrics, result.intervals) for result in report.results}
+
+
+def test_ranks_share_the_work_exactly(noise_sets: Path, export_dir: Path, tmp_path: Path) -> None:
+    """A figure would depend on how many GPUs an evaluation had."""
+    one, three = (run_ranks(_measure_as, world, export_dir, noise_sets, None) for world in (1, 3))
+    assert three == one * 3
+
+
+def _measure_bad(ranks: RankInfo, export: Path, data: Path) -> str:
+    how = How(batch_size=2, workers=1, ranks=Ranks(ranks.rank, ranks.world))
+    try:
+        evaluate(load_encoder(str(export)), data, "bad", how)
+    except InputError as error:
+        return str(error)
+    return "measured"
+
+
+def test_every_bad_sample_is_counted_once_by_all_ranks(
+    write_folder: Callable[..., Path], picture: Callable[..., bytes], export_dir: Path
+) -> None:
+    """Ranks would wait for one that had given up, or count what all of them read as often as there are ranks."""
+    good = {"jpg": picture(), "cls": b"0"}
+    unreadable, mislabelled = {"jpg": picture()[:40], "cls": b"0"}, {"jpg": picture(), "cls": b"7"}
+    root = write_folder("bad", [good, unreadable, good, good, unreadable, mislabelled, good, good])
+    said = run_ranks(_measure_bad, 2, export_dir, root.parent)
+    assert said[0] == said[1]
+    assert said[0].startswith("bad: 3 of 8 samples cannot be used: ")
+    assert "label '7' is no class number" in said[0]
+
+
+def test_one_bad_task_does_not_cost_the_others(
+    colour_set: Path, pairs: Path, write_folder: Callable[..., Path], picture: Callable[..., bytes], colour_encoder
+) -> None:
+    """One damaged image would cost an evaluation of 31 benchmarks."""
+    write_folder("bad", [{"jpg": picture()[:40], "cls": b"0"}])
+    report = evaluate(colour_encoder, colour_set.parent, "colours,bad,pairs")
+    assert [result.task for result in report.results] == ["colours", "pairs"]
+    assert list(report.failed) == ["bad"]
+    assert "1 of 1 samples" in report.failed["bad"]
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_an_evaluation_that_was_cut_off_goes_on(colour_set: Path, pairs: Path, colour_encoder, tmp_path: Path) -> None:
+    """Hours of an evaluation would be done again; or its figures differ from those of one that was not cut off."""
+    tasks, whole = "colours,pairs", tmp_path / "whole"
+    expected = evaluate(colour_encoder, colour_set.parent, tasks, How(batch_size=2, parts=whole))
+    for point in range(1, 15):  # every call of the model, in turn
+        encoder, parts = type(colour_encoder)(), tmp_path / f"cut_{point}"
+        encode_images, encode_texts, calls = encoder.encode_images, encoder.encode_texts, 0
+
+        def dies(method: Callable[..., torch.Tensor], argument: object, point: int = point) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == point:
+                raise Killed
+            return method(argument)
+
+        encoder.encode_images = lambda images, method=encode_images: dies(method, images)
+        encoder.encode_texts = lambda texts, method=encode_texts: dies(method, texts)
+        try:
+            evaluate(encoder, colour_set.parent, tasks, How(batch_size=2, parts=parts))
+            assert point == 14, "the evaluation has 13 calls"
+        except Killed:
+            pass
+        kept = {path.stem: path.stat().st_mtime_ns for path in parts.glob("*.json")}
+        again = type(colour_encoder)()
+        report = evaluate(again, colour_set.parent, tasks, How(batch_size=2, parts=parts))
+        assert [r.metrics for r in report.results] == [r.metrics for r in expected.results]
+        assert {path: (parts / f"{path}.json").stat().st_mtime_ns for path in kept} == kept, "done twice"
+        if "colours" in kept:
+            assert len(again.image_batches) <= 2, "images of a finished task were encoded again"
+    assert again.image_batches == again.texts == []
+
+
+def test_another_model_or_other_data_is_measured_again(
+    colour_set: Path, colour_encoder, write_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A report would show the figures of the checkpoint before, or of the data before it was mended."""
+    how = How(parts=tmp_path / "parts")
+
+    def measured() -> bool:
+        colour_encoder.image_batches.clear()
+        evaluate(colour_encoder, colour_set.parent, "colours", how)
+        return bool(colour_encoder.image_batches)
+
+    assert measured()
+    assert not measured()
+    colour_encoder.identity = "other weights"
+    assert measured()
+    (colour_set / "zeroshot_classification_templates.txt").write_text("one {c}")
+    assert measured()
+    shard = colour_set / "test" / "0.tar"
+    os.utime(shard, ns=(1, 1))
+    assert measured()
+    outcomes = how.parts / "colours.safetensors"
+    outcomes.write_bytes(outcomes.read_bytes()[:-1] + b"\xff")
+    assert measured(), "damaged outcomes were taken for good"
+    assert not measured()
+
+
+def test_text_embeddings_are_kept(colour_set: Path, colour_encoder, tmp_path: Path) -> None:
+    """98,400 prompts would be encoded again for every start; or those of another model be used."""
+    how = How(parts=tmp_path / "parts")
+    evaluate(colour_encoder, colour_set.parent, "colours", how)
+    (how.parts / "colours.json").unlink()
+    colour_encoder.texts.clear()
+    evaluate(colour_encoder, colour_set.parent, "colours", how)
+    assert colour_encoder.texts == []
+    (how.parts / "colours.json").unlink()
+    colour_encoder.identity = "other weights"
+    evaluate(colour_encoder, colour_set.parent, "colours", how)
+    assert len(colour_encoder.texts) == 6
+
+
+def test_sets_that_share_prompts_encode_them_once(
+    colour_set: Path, write_folder: Callable[..., Path], picture: Callable[..., bytes], colour_encoder
+) -> None:
+    """The ImageNet family would cost 306,400 prompts instead of 98,400."""
+    write_folder("subset", [{"jpg": picture("green"), "cls": b"1"}], classnames="blue\ngreen")
+    report = evaluate(colour_encoder, colour_set.parent, "colours,subset")
+    assert [result.value for result in report.results] == [1.0, 1.0]
+    assert len(colour_encoder.texts) == 6
+
+
+def test_several_labels_an_image(
+    write_folder: Callable[..., Path], picture: Callable[..., bytes], colour_encoder
+) -> None:
+    """Labels of a multilabel set would be out of step with its scores."""
+
+    def labels(*present: int) -> bytes:
+        buffer = io.BytesIO()
+        np.save(buffer, np.isin(np.arange(3), present).astype(np.int64))
+        return buffer.getvalue()
+
+    samples = [{"jpg": picture(colour), "npy": labels(row)} for row, colour in enumerate(("red", "green", "blue"))]
+    root = write_folder("many", [*samples, {"jpg": picture("red"), "npy": labels(0, 1)}], kind="multilabel")
+    report = evaluate(colour_encoder, root.parent, "many")
+    assert set(report.results[0].metrics) == {"mean_average_precision"}
+    assert 0.8 < report.results[0].value <= 1.0
+    assert report.results[0].value_of_chance < 0.7
+
+
+def test_what_is_missing_is_named(colour_set: Path, colour_encoder) -> None:
+    """An average over some of the benchmarks would look like one over all."""
+    report = evaluate(colour_encoder, colour_set.parent, "colours,mnist", How(allow_missing=True))
+    assert report.missing == ("mnist",)
+    assert [result.task for result in report.results] == ["colours"]
+
+
+def test_names_of_files() -> None:
+    """A key with a slash would end in a folder of its own, where no comparison looks."""
+    assert file_name("vtab/dtd") == "vtab-dtd"

@@ -103,7 +103,10 @@ def test_a_failed_run_keeps_the_old_report(
     assert main(arguments(model, data, "shades", out)) == 2
     assert "s0000000" in capsys.readouterr().err.splitlines()[-1]
     assert out.read_text() == "an older report"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "model", "report.json"]
+    kept = json.loads((tmp_path / "report" / "shades.json").read_text())
+    assert "failed" in kept
+    assert "result" not in kept
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "model", "report", "report.json"]
 
 
 def test_help_imports_nothing_slow() -> None:

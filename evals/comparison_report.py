@@ -1,0 +1,133 @@
+"""Writes a comparison for machines (JSON), for readers (Markdown, HTML) and for terminals. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evals.comparison import ComparedAverage, ComparedTask, Comparison, Gap, Spread
+from evals.figures import origin, percent, point_interval, points
+from evals.markdown import escape, join, table
+from evals.page import comparison_page
+from evals.report import write_text_atomically
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+NAME = "comparison"  # .md, .html and .json
+
+
+def write_comparison(directory: Path, comparison: Comparison) -> Path:
+    """Writes comparison.md, .html and .json; returns the Markdown's path. Each appears whole, the JSON last."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{NAME}.json"
+    write_text_atomically(path.with_suffix(".md"), comparison_markdown(comparison))
+    write_text_atomically(path.with_suffix(".html"), comparison_page(comparison))
+    write_text_atomically(path, json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n")
+    return path.with_suffix(".md")
+
+
+def comparison_markdown(c: Comparison) -> str:
+    return join(
+        [
+            f"# {escape(', '.join(c.others))} against {escape(c.runs[0])}",
+            f"Differences in percentage points; 95 % intervals of a paired bootstrap over images ({c.draws:,} draws).",
+            _totals(c),
+            f"## Averages\n\n{_averages(c)}" if c.averages else "",
+            f"## Tasks\n\n{table(_head(c, 'task'), [_row(c, task.task, task) for task in c.tasks], left=1)}",
+            _seeds(c),
+            _left_out(c),
+            "## Notes\n\n" + "".join(f"- {escape(note)}\n" for note in c.notes) if c.notes else "",
+            *(_origin(name, c, number) for number, name in enumerate(c.runs)),
+        ]
+    )
+
+
+def terminal_comparison(c: Comparison) -> Group:
+    """Averages and tasks with their verdicts for a rich console, a table for each run but the baseline."""
+    from rich.console import Group
+
+    return Group(*(_terminal_table(c, number) for number in range(len(c.others))))
+
+
+def _terminal_table(c: Comparison, other: int) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    name, baseline = c.others[other], c.runs[0]
+    shown = Table(box=SIMPLE_HEAD, title=Text(f"{name} against {baseline}: {_won(c, other)}"), title_justify="left")
+    shown.add_column("task", overflow="fold")
+    for head in ("baseline", "run", "difference", "95 %", ""):  # names are too long for a column
+        shown.add_column(head, justify="right", no_wrap=True)
+    named = [(a.label, a) for a in c.averages] + [(t.task, t) for t in c.tasks]
+    for number, (label, figures) in enumerate(named, start=1):
+        cells = [label, *map(percent, (figures.values[0], figures.values[1 + other])), *_gap(figures.gaps[other])]
+        shown.add_row(*map(Text, cells), end_section=number == len(c.averages))
+    return shown
+
+
+def _spread(found: Spread) -> str:
+    """ "24.91% ± 0.20 (3)": mean, sample standard deviation, number of runs."""
+    if found.deviation is None:
+        return f"{percent(found.mean)} (1)"
+    return f"{percent(found.mean)} ± {100 * found.deviation:.2f} ({found.runs})"
+
+
+def _head(c: Comparison, first: str) -> list[str]:
+    columns = [first, c.runs[0]]
+    for name in c.others:
+        columns += [name, "difference", "95 %", ""]
+    return columns
+
+
+def _row(c: Comparison, name: str, figures: ComparedTask | ComparedAverage) -> list[str]:
+    cells = [name, percent(figures.values[0])]
+    for value, gap in zip(figures.values[1:], figures.gaps, strict=True):
+        cells += [percent(value), *_gap(gap)]
+    return cells
+
+
+def _gap(gap: Gap) -> Sequence[str]:
+    return points(gap.value), point_interval((gap.low, gap.high)), gap.verdict
+
+
+def _won(c: Comparison, other: int) -> str:
+    totals = c.totals(other)
+    return f"{totals.win} won, {totals.tie} tied, {totals.loss} lost of {len(c.tasks)}"
+
+
+def _totals(c: Comparison) -> str:
+    rows = [[name, *map(str, c.totals(number))] for number, name in enumerate(c.others)]
+    return f"{table((f'against {c.runs[0]}', 'win', 'tie', 'loss'), rows, left=1)}\nA tie: the interval holds 0."
+
+
+def _averages(c: Comparison) -> str:
+    rows = [[*_row(c, a.label, a), ", ".join(a.missing) or "none"] for a in c.averages]
+    return table((*_head(c, "over"), "missing"), rows, left=1)
+
+
+def _seeds(c: Comparison) -> str:
+    if not c.has_seeds:
+        return ""
+    methods = list(dict.fromkeys(c.methods))
+    named = [(a.label, a.values) for a in c.averages] + [(t.task, t.values) for t in c.tasks]
+    rows = []
+    for name, values in named:
+        found = c.over_seeds(values)
+        rows.append([name, *(_spread(found[method]) for method in methods)])
+    text = "Mean ± sample standard deviation over the runs of a method (their number in brackets)."
+    return f"## Over seeds\n\n{table(('', *methods), rows, left=1)}\n{text}"
+
+
+def _left_out(c: Comparison) -> str:
+    rows = [(task, ", ".join(lacking)) for task, lacking in c.left_out.items()]
+    return f"## Left out\n\n{table(('task', 'has no figure in'), rows, left=2)}" if rows else ""
+
+
+def _origin(name: str, c: Comparison, number: int) -> str:
+    rows = ({"model": c.reports[number].model} | origin(c.reports[number])).items()
+    return f"## {escape(name)}\n\n{table(('', ''), rows, left=2)}"

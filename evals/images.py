@@ -1,0 +1,118 @@
+"""Images as features: read ahead, decoded by threads, a batch at a time through the model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from evals.datasets import BadSampleError, Example, Folder, Problems, decode, read_examples
+from evals.encoder import Encoder
+from evals.ranks import Ranks, agree
+from evals.texts import Rows
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set that went through the model, in file order."""
+
+    features: Tensor  # (N, D) float32, L2-normalised
+    examples: tuple[Example, ...]  # N, without their bytes
+
+
+def encode_images(
+    encoder: Encoder,
+    folder: Folder,
+    key: str,
+    *,
+    batch_size: int,
+    threads: int,
+    ranks: Ranks,
+    progress: Callable[[int], None],
+) -> Images:
+    """Every image of a folder; all processes read it, each decodes and encodes its own batches, and all get all rows.
+
+    Batches are the same whatever the number of processes, so features are too. Raises InputError, in every process,
+    where samples cannot be used (all are counted, the first few named), a shard is damaged, or a store is silent.
+    """
+    share = _Share(encoder, folder, batch_size, threads, ranks, progress)
+    agree(ranks, share.run)
+    for where, why in _flat(ranks.gather_json(share.undecodable)):
+        share.problems.add(BadSampleError(where, why))
+    share.problems.check(key, len(share.examples) + share.unparsed)
+    features = ranks.gather(share.rows.tensor())
+    numbers = ranks.gather(torch.tensor(share.numbers, dtype=torch.int64))
+    return Images(features[torch.argsort(numbers)], tuple(share.examples))
+
+
+class _Share:
+    """One process's part of a folder."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        folder: Folder,
+        batch_size: int,
+        threads: int,
+        ranks: Ranks,
+        progress: Callable[[int], None],
+    ) -> None:
+        self.encoder, self.folder, self.batch_size, self.threads = encoder, folder, batch_size, threads
+        self.ranks, self.progress = ranks, progress
+        self.rows, self.numbers, self.examples = Rows(), list[int](), list[Example]()
+        self.problems = Problems()
+        self.undecodable: list[tuple[str, str]] = []
+        self.unparsed = 0
+
+    def run(self) -> None:
+        loaded = ahead(self._load, self._own(), self.threads, 2 * self.batch_size)
+        while batch := list(islice(loaded, self.batch_size)):
+            good = [(number, item) for number, item in batch if isinstance(item, Tensor)]
+            self.undecodable += [(item.where, item.why) for _, item in batch if isinstance(item, BadSampleError)]
+            if good:
+                self.rows.append(self.encoder.encode_images(torch.stack([pixels for _, pixels in good])))
+                self.numbers += [number for number, _ in good]
+            self.progress(min(len(self.numbers) * self.ranks.world, len(self.examples)))
+        self.unparsed = len(self.problems)
+
+    def _own(self) -> Iterator[tuple[int, Example]]:
+        """Notes every example, yields those of this process's batches with their numbers."""
+        for number, example in enumerate(read_examples(self.folder, self.problems)):
+            self.examples.append(replace(example, image=b""))
+            if self.ranks.owns(number // self.batch_size):
+                yield number, example
+
+    def _load(self, numbered: tuple[int, Example]) -> tuple[int, Tensor | BadSampleError]:
+        number, example = numbered
+        try:
+            return number, self.encoder.preprocess(decode(example))
+        except BadSampleError as error:
+            return number, error
+
+
+def ahead(function: Callable[[A], B], items: Iterable[A], threads: int, window: int) -> Iterator[B]:
+    """`function` of every item in order, computed by threads up to `window` items before it is asked for."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    pending: deque[Future[B]] = deque()
+    source = iter(items)
+    try:
+        pending.extend(pool.submit(function, item) for item in islice(source, window))
+        while pending:
+            done = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in islice(source, 1))
+            yield done
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _flat(lists: Iterable[list[tuple[str, str]]]) -> Iterator[tuple[str, str]]:
+    return (pair for pairs in lists for pair in pairs)

@@ -1,0 +1,29 @@
+"""The page of one report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evals.averages import Average
+from evals.page.html import document
+from evals.page.sections import average_cards, best_and_worst, gaps, header, origin_section, results_section
+from evals.results import EvalReport
+
+READING = (
+    "Main metric of each task. Its 95 % interval is a bootstrap over the images measured; the dashed mark in the small "
+    "picture is what guessing scores."
+)
+
+
+def report_page(report: EvalReport, averages: Sequence[Average]) -> str:
+    """A whole HTML document."""
+    lead = f"Zero-shot, {len(report.results)} task{'s' * (len(report.results) != 1)}, {report.precision}"
+    return document(
+        report.model,
+        header(report.model, lead),
+        average_cards(averages),
+        results_section("Results", report.results, {}, READING),
+        gaps(report),
+        best_and_worst(report.results),
+        origin_section(report),
+    )

@@ -1,0 +1,135 @@
+"""Text as classifiers: every prompt of all tasks once through the model, and what came out kept for the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from evals.encoder import Encoder
+from evals.ranks import Ranks
+from evals.zeroshot_classification import class_weights
+
+PromptSet = Sequence[Sequence[str]]  # the prompts of each class
+Progress = Callable[[int, int], None]  # prompts done, of how many
+
+
+class TextCache:
+    """(C, D) class weights in a folder, by the model's identity and the prompts they were made of."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """folder: made when something is kept; None keeps nothing."""
+        self._folder = folder
+
+    def find(self, encoder: Encoder, prompts: PromptSet) -> Tensor | None:
+        """None where they are not there, or the file is damaged: they are then made anew."""
+        path = self._path(encoder, prompts)
+        if path is None or not path.is_file():
+            return None
+        try:
+            return load_file(path)["weights"]
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+    def keep(self, encoder: Encoder, prompts: PromptSet, weights: Tensor) -> None:
+        path = self._path(encoder, prompts)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}.new")
+        draft.write_bytes(save({"weights": weights.contiguous()}))
+        draft.replace(path)
+
+    def _path(self, encoder: Encoder, prompts: PromptSet) -> Path | None:
+        if self._folder is None:
+            return None
+        words = json.dumps([encoder.identity, encoder.precision, [list(of_class) for of_class in prompts]])
+        return self._folder / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.safetensors"
+
+
+def encode_classes(
+    encoder: Encoder,
+    sets: Mapping[str, PromptSet],
+    *,
+    batch_size: int,
+    cache: TextCache,
+    ranks: Ranks,
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """(C, D) class weights of each set of prompts, by name.
+
+    A prompt that several sets share is encoded once; the ImageNet family asks for 98,400 instead of 306,400. All
+    processes share the work, and all get all weights. One decides what is cached, so that none waits for another.
+    """
+    found = {name: cache.find(encoder, prompts) for name, prompts in sets.items()}
+    cached = ranks.gather_json([weights is not None for weights in found.values()])
+    known = {name for number, name in enumerate(sets) if all(row[number] for row in cached)}
+    missing = {name: prompts for name, prompts in sets.items() if name not in known}
+    unique = dict.fromkeys(text for prompts in missing.values() for of_class in prompts for text in of_class)
+    row_of = {text: row for row, text in enumerate(unique)}
+    features = encode_texts(encoder, list(unique), batch_size=batch_size, ranks=ranks, progress=progress)
+    weights = {name: tensor for name, tensor in found.items() if tensor is not None and name in known}
+    for name, prompts in missing.items():
+        rows = torch.tensor([row_of[text] for of_class in prompts for text in of_class])
+        weights[name] = class_weights(features[rows], [len(of_class) for of_class in prompts])
+        if ranks.leads:
+            cache.keep(encoder, prompts, weights[name])
+    return weights
+
+
+def encode_texts(
+    encoder: Encoder, texts: Sequence[str], *, batch_size: int, ranks: Ranks, progress: Progress
+) -> Tensor:
+    """(T, D) features in the order of `texts`; long ones go together, so that short ones are not padded for them."""
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    blocks = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    mine = [block for number, block in enumerate(blocks) if ranks.owns(number)]
+    rows, done = Rows(), 0
+    for block in mine:
+        rows.append(encoder.encode_texts([texts[number] for number in block]))
+        done += len(block)
+        progress(min(done * ranks.world, len(texts)), len(texts))
+    features = ranks.gather(rows.tensor())
+    numbers = ranks.gather(torch.tensor(_flat(mine), dtype=torch.int64))
+    return features[torch.argsort(numbers)]
+
+
+def _flat(blocks: Iterable[Sequence[int]]) -> list[int]:
+    return [number for block in blocks for number in block]
+
+
+class Rows:
+    """(N, D) features that come in batches, copied into blocks of 8,192 rows.
+
+    When each batch's own tensor was kept, a small allocation between the model's large ones, a training process grew by
+    6 GB over 80,000 prompts of a 14 M-parameter model; with blocks it does not.
+    """
+
+    BLOCK = 8192
+
+    def __init__(self) -> None:
+        self._blocks: list[Tensor] = []
+        self._used = 0  # rows of the last block
+
+    def append(self, rows: Tensor) -> None:
+        while len(rows):
+            if not self._blocks or self._used == self.BLOCK:
+                self._blocks.append(rows.new_empty((self.BLOCK, rows.shape[1])))
+                self._used = 0
+            taken = rows[: self.BLOCK - self._used]
+            self._blocks[-1][self._used : self._used + len(taken)] = taken
+            self._used += len(taken)
+            rows = rows[len(taken) :]
+
+    def tensor(self) -> Tensor:
+        """(0, 0) where nothing came."""
+        if not self._blocks:
+            return torch.empty((0, 0))
+        return torch.cat([*self._blocks[:-1], self._blocks[-1][: self._used]])
