@@ -17,6 +17,8 @@ class Stream(IntEnum):
     SHUFFLED_VOTES = 5
     SUBSTITUTE = 6
     SIDES = 7
+    REFERENCES = 8
+    QUEUE = 9
 
 
 def bits(seed: int, stream: Stream, *numbers: int) -> np.random.Philox:

@@ -21,7 +21,7 @@ from evals.results import EvalReport
 from evals.suite import How, assemble, evaluate
 from evals.tasks import load_tasks
 from launch.rundir import logger
-from pretrain.checkpoint import WEIGHTS, Checkpoint, list_checkpoints, sha256_of
+from pretrain.checkpoint import Checkpoint, list_checkpoints, weights_sha256
 from pretrain.recipe import Recipe
 from pretrain.tracking import Board
 
@@ -123,7 +123,7 @@ def is_measured(run: Path, recipe: Recipe, checkpoint: Checkpoint) -> bool:
     if not path.is_file():
         return False
     report = read_reports(path)[-1]
-    return report.selection == settings.tasks and report.identity == f"sha256:{sha256_of(checkpoint, WEIGHTS)}"
+    return report.selection == settings.tasks and report.identity == f"sha256:{weights_sha256(checkpoint)}"
 
 
 def task_groups(recipe: Recipe) -> dict[str, Sequence[str]]:

@@ -53,7 +53,7 @@ class Checkpointer:
                 self.lease.check()
             self.folder.mkdir(exist_ok=True)
             checkpoint = save_checkpoint(
-                self.folder, model=self.recipe.model, weights=weights, training=training, state=state
+                self.folder, export=self.engine.objective.export, weights=weights, training=training, state=state
             )
             prune(self.folder, self.recipe.checkpoint.keep)
             logger.info("saved %s", checkpoint.path)

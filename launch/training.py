@@ -36,7 +36,7 @@ from pretrain.distributed import RankInfo, any_rank, barrier, pick_device, start
 from pretrain.engine import Engine, build_engine
 from pretrain.metrics import StepLog
 from pretrain.objectives.base import Objective
-from pretrain.optim import learning_rate
+from pretrain.optim import cosine, learning_rate
 from pretrain.recipe import OBJECTIVES, Recipe
 from pretrain.recipe_file import load_init_recipe
 from pretrain.tracking import Board, check_tracking
@@ -159,6 +159,7 @@ def _fit(
 ) -> None:
     ranks = place.ranks
     steps = total_steps(recipe, loader.batches_per_epoch)
+    engine.objective.prepare(steps)
     lr = partial(learning_rate, total=steps, peak=recipe.optimizer.lr, schedule=recipe.schedule)
     log = StepLog(
         directory,
@@ -192,6 +193,7 @@ def _fit(
             steps=steps,
             samples_a_step=recipe.data.batch_size,
             lr=lr,
+            weight_decay=_weight_decay(recipe, steps),
             seed=recipe.seed,
             hooks=[log, saver, place.heart],
             should_stop=_should_stop(place),
@@ -200,6 +202,13 @@ def _fit(
             if state.step:
                 saver.save(state)
             raise Interrupted(f"{recipe.name} stopped at step {state.step} of {steps} and is saved")
+
+
+def _weight_decay(recipe: Recipe, steps: int) -> Callable[[int], float | None]:
+    settings = recipe.optimizer
+    if settings.weight_decay_end is None:
+        return lambda step: None
+    return partial(cosine, total=steps, begin=settings.weight_decay, end=settings.weight_decay_end)
 
 
 def _should_stop(place: Place) -> Callable[[], bool]:

@@ -1,8 +1,8 @@
 """A checkpoint is a directory of safetensors and JSON whose manifest of sha256 sums is written last.
 
     checkpoints/step_00000460/
-        export/open_clip_config.json        stock open_clip loads `local-dir:` on this folder
-        export/open_clip_model.safetensors  the weights; not stored a second time
+        export/open_clip_config.json        stock open_clip loads `local-dir:` on this folder (timm: config.json)
+        export/open_clip_model.safetensors  the weights; not stored a second time (timm: model.safetensors)
         training.safetensors                Adam's moments, and what the objective keeps beside the exported model
         state.json                          step, samples seen, data position
         manifest.json                       sha256 and bytes of every file above
@@ -28,12 +28,11 @@ from torch import Tensor
 from data_pipeline.errors import InputError
 from data_pipeline.loader import DataPosition
 from pretrain.engine import Engine
-from pretrain.models import export_config
+from pretrain.export import FORMATS, ExportFormat
 from pretrain.objectives.base import Objective
 from pretrain.trainer import TrainState
 
 SCHEMA = 1
-WEIGHTS, CONFIG = "export/open_clip_model.safetensors", "export/open_clip_config.json"
 TRAINING, STATE, MANIFEST = "training.safetensors", "state.json", "manifest.json"
 MODEL, MODULE = "model.", "module/"
 
@@ -69,7 +68,12 @@ def gather_tensors(engine: Engine) -> tuple[dict[str, Tensor], dict[str, Tensor]
 
 
 def save_checkpoint(
-    folder: Path, *, model: str, weights: Mapping[str, Tensor], training: Mapping[str, Tensor], state: TrainState
+    folder: Path,
+    *,
+    export: ExportFormat,
+    weights: Mapping[str, Tensor],
+    training: Mapping[str, Tensor],
+    state: TrainState,
 ) -> Checkpoint:
     """Writes and publishes `folder/step_NNNNNNNN`; one rank calls it.
 
@@ -80,8 +84,8 @@ def save_checkpoint(
         raise InputError(f"{final}: not saved: {broken[0]} is not finite, the run has diverged; {_intact(folder)}")
     temporary = folder / f".writing_{final.name}"
     files = {
-        CONFIG: export_config(model).encode(),
-        WEIGHTS: save(dict(weights)),
+        export.config_file: export.config.encode(),
+        export.weights_file: save(dict(weights)),
         TRAINING: save(dict(training)),
         STATE: json.dumps(asdict(state), indent=2).encode(),
     }
@@ -120,7 +124,7 @@ def load_checkpoint(checkpoint: Checkpoint, engine: Engine) -> TrainState:
     state = json.loads((checkpoint.path / STATE).read_text())
     training = load_file(checkpoint.path / TRAINING)
     module = {k.removeprefix(MODULE): t for k, t in training.items() if k.startswith(MODULE)}
-    module |= {MODEL + k: t for k, t in load_file(checkpoint.path / WEIGHTS).items()}
+    module |= {MODEL + k: t for k, t in load_file(checkpoint.path / weights_file(checkpoint)).items()}
     _load_module(engine.objective, module, checkpoint)
     moments = {k: t for k, t in training.items() if not k.startswith(MODULE)}
     engine.load_state(moments, state["step"])
@@ -131,7 +135,7 @@ def load_weights(checkpoint: Checkpoint, objective: Objective) -> None:
     """Starts a run from the exported model of another one, e.g. CLIP from perceptual initialisation."""
     verify(checkpoint)
     own = {k: t for k, t in objective.state_dict().items() if not k.startswith(MODEL)}
-    module = {MODEL + k: t for k, t in load_file(checkpoint.path / WEIGHTS).items()}
+    module = {MODEL + k: t for k, t in load_file(checkpoint.path / weights_file(checkpoint)).items()}
     _load_module(objective, {**own, **module}, checkpoint)
 
 
@@ -154,12 +158,18 @@ def _load_module(objective: Objective, tensors: Mapping[str, Tensor], checkpoint
         raise InputError(f"{checkpoint.path}: holds another model than the recipe's: {what}") from None
 
 
-def sha256_of(checkpoint: Checkpoint, name: str) -> str:
-    """Of one of its files, as the manifest says; InputError where it is not in it."""
-    try:
-        return _read_manifest(checkpoint)[name][0]
-    except KeyError:
-        raise InputError(f"{checkpoint.path / MANIFEST}: lists no {name}; {_mend(checkpoint)}") from None
+def weights_sha256(checkpoint: Checkpoint) -> str:
+    """Of the exported weights, as the manifest says."""
+    return _read_manifest(checkpoint)[weights_file(checkpoint)][0]
+
+
+def weights_file(checkpoint: Checkpoint) -> str:
+    """The name of the exported weights in it; InputError where the manifest lists none."""
+    files = _read_manifest(checkpoint)
+    for _, name in FORMATS:
+        if name in files:
+            return name
+    raise InputError(f"{checkpoint.path / MANIFEST}: lists no exported weights; {_mend(checkpoint)}")
 
 
 def _manifest(files: Mapping[str, tuple[str, int]]) -> bytes:

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pretrain.distributed import RankInfo
 from pretrain.objectives.base import Objective, StepOutput
-from pretrain.optim import parameter_groups
+from pretrain.optim import parameter_groups, set_rates
 from pretrain.recipe import EngineSettings, OptimizerSettings, Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -32,8 +32,11 @@ class Engine(Protocol):
     def forward_backward(self, batch: Any) -> StepOutput:
         """One micro-batch on this rank's device; gradients accumulate."""
 
-    def step(self, lr: float) -> None:
-        """Exchanges and clips gradients, updates the parameters, zeroes the gradients."""
+    def step(self, lr: float, weight_decay: float | None = None) -> None:
+        """Exchanges and clips gradients, updates the parameters, zeroes the gradients.
+
+        weight_decay: of the parameters that decay; None: as before.
+        """
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments as full CPU tensors, keys `exp_avg/NAME`, `exp_avg_sq/NAME`. Every rank must call it."""
@@ -91,13 +94,13 @@ class LocalEngine:
         (output.loss / self.accumulation).backward()
         return output
 
-    def step(self, lr: float) -> None:
+    def step(self, lr: float, weight_decay: float | None = None) -> None:
         parameters = [p for _, p in _trainable(self.objective)]
         if self.ranks.world > 1:
             _average_gradients(parameters, self.ranks.world)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.clip)
-        _set_lr(self.optimizer, lr)
+        set_rates(self.optimizer, lr, weight_decay)
         self.optimizer.step()
         self.optimizer.zero_grad()
         for bound in self.objective.bounds():
@@ -138,8 +141,8 @@ class DeepSpeedEngine:
         self._micro_batch_open = True
         return output
 
-    def step(self, lr: float) -> None:
-        _set_lr(self.optimizer, lr)
+    def step(self, lr: float, weight_decay: float | None = None) -> None:
+        set_rates(self.optimizer, lr, weight_decay)
         self.engine.step()
         self._micro_batch_open = False
         for bound in self.objective.bounds():
@@ -213,11 +216,6 @@ def _import_deepspeed(ranks: RankInfo, device: torch.device) -> Any:
     if device.type == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def _average_gradients(parameters: list[nn.Parameter], world: int) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from data_pipeline.errors import InputError
+from pretrain.export import OPEN_CLIP, ExportFormat
 
 MODEL_CONFIGS = Path(__file__).parent / "model_configs"
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -69,8 +70,8 @@ class Normalise(nn.Module):
         return (images.float() - self.mean) / self.std
 
 
-def export_config(name: str) -> str:
-    """open_clip_config.json of an export directory, as text."""
+def open_clip_export(name: str) -> ExportFormat:
+    """The directory that stock open_clip loads by `local-dir:`."""
     preprocess = {
         "size": image_size(name),
         "mode": "RGB",
@@ -79,7 +80,8 @@ def export_config(name: str) -> str:
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    return json.dumps({"model_cfg": model_config(name), "preprocess_cfg": preprocess}, indent=2)
+    config = json.dumps({"model_cfg": model_config(name), "preprocess_cfg": preprocess}, indent=2)
+    return ExportFormat(*OPEN_CLIP, config)
 
 
 class _quiet:  # noqa: N801 - used like a function

@@ -5,19 +5,39 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import nn
 
 from pretrain.recipe import OptimizerSettings, ScheduleSettings
 
 
 def parameter_groups(module: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices decay; biases, norms, class tokens and scales do not."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    """Trainable parameters by the factor of their learning rate (`module.lr_factor`, if it has one), two groups of each.
+
+    Matrices decay; biases, norms, class tokens and scales do not. `lr_factor` and `decays` are what `set_rates` reads.
+    """
+    factor_of = getattr(module, "lr_factor", lambda name: 1.0)
+    trainable = [(factor_of(name), p) for name, p in module.named_parameters() if p.requires_grad]
+    groups = []
+    for factor in dict.fromkeys(factor for factor, _ in trainable):
+        for decays in (True, False):
+            parameters = [p for f, p in trainable if f == factor and (p.ndim >= 2) == decays]
+            decay = settings.weight_decay if decays else 0.0
+            groups.append({"params": parameters, "weight_decay": decay, "lr_factor": factor, "decays": decays})
     return [group for group in groups if group["params"]]
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float | None) -> None:
+    """Of the next update; weight_decay: None leaves it as it is."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+        if weight_decay is not None and group["decays"]:
+            group["weight_decay"] = weight_decay
+
+
+def cosine(step: int, total: int, begin: float, end: float) -> float:
+    """From `begin` at step 0 to `end` at the last of `total` steps and after it."""
+    return end + 0.5 * (begin - end) * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
 
 
 def learning_rate(step: int, total: int, peak: float, schedule: ScheduleSettings) -> float:

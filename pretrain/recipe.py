@@ -39,6 +39,35 @@ class PerceptualInitSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NecoSettings:
+    """Patch neighbours keep their order (arXiv 2408.11054). The defaults are those of its published 224 px run."""
+
+    kind: str = "neco"
+    weights: str | None = None  # .safetensors of the backbone, or an export directory; null: random
+    image_size: int = 224  # that the backbone's positions are made for; other crops are resampled from it
+    head_lr: float = 1e-4  # optimizer.lr is the backbone's
+    head_layers: int = 3
+    head_hidden: int = 2048
+    head_width: int = 256
+    aligned: int = 7  # side of the grid that every overlap is aligned to, so 49 patches
+    network: Literal["bitonic", "odd_even"] = "bitonic"
+    distribution: Literal["cauchy", "logistic", "logistic_phi", "gaussian", "reciprocal", "optimal"] = "cauchy"
+    student_steepness: float = 100.0
+    teacher_steepness: float = 100.0
+    similarity: Literal["cosine", "euclidean"] = "cosine"
+    references: Literal["queue", "batch"] = "queue"
+    queue: int = 8192  # patches a global crop
+    pushed: int = 10  # patches of every image that enter the queue at a step
+    mask: Literal["all", "fg", "bg"] = "all"  # patches that count, by the teacher's attention
+    teacher: bool = True  # false: the student itself, without gradient
+    momentum: float = 0.9995
+    momentum_end: float = 1.0
+    drop_path: float = 0.1
+    trainable_blocks: int | None = None  # the last so many blocks; null: all, and everything before them
+    checkpointing: bool = False  # activations are computed again instead of kept
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """What every data set shares."""
 
@@ -73,6 +102,27 @@ class TripletSettings(DataSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultiCropSettings(DataSettings):
+    """Views of one image: two global crops and some local ones, which overlap."""
+
+    global_size: int = 224
+    local_size: int = 98
+    local_crops: int = 4
+    global_scale: tuple[float, float] = (0.25, 1.0)  # shares of the image's area
+    local_scale: tuple[float, float] = (0.05, 0.25)
+    crop_ratio: tuple[float, float] = (0.75, 1.3333)
+    min_overlap: float = 0.01  # of a global crop and any other view, as a share of the image's area
+    min_overlap_globals: float = 0.02
+    jitter_p: float = 0.8
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    grey_p: float = 0.2
+    blur_p: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveRow:
     settings: type
     data: type
@@ -86,6 +136,7 @@ OBJECTIVES = {
         data=TripletSettings,
         module="pretrain.objectives.perceptual_init:PerceptualInit",
     ),
+    "neco": ObjectiveRow(settings=NecoSettings, data=MultiCropSettings, module="pretrain.objectives.neco:Neco"),
 }
 
 
@@ -98,6 +149,7 @@ class OptimizerSettings:
 
     lr: float = 5e-4
     weight_decay: float = 0.1
+    weight_decay_end: float | None = None  # where a cosine takes it to by the last step; null: it stays
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     clip_grad: float | None = None  # largest gradient norm
@@ -156,7 +208,7 @@ class ToyWorldPlace:
 class Recipe:
     name: str = "???"
     seed: int = 42
-    model: str = "vit_tiny_p8_64"  # of pretrain/model_configs, of open_clip, or the path of a .json config
+    model: str = "vit_tiny_p8_64"  # of pretrain/model_configs, of open_clip, the path of a .json config, or timm:NAME
     data_root: str | None = None  # a folder that other paths of the recipe are written below
     init: Literal["random", "perceptual", "shuffled_triplets"] = "random"
     init_recipe: str | None = None  # the first stage, where init is not random

@@ -34,14 +34,15 @@ def fit(
     steps: int,
     samples_a_step: int,
     lr: Callable[[int], float],
+    weight_decay: Callable[[int], float | None] = lambda step: None,
     seed: int,
     hooks: Sequence[Hook],
     should_stop: Callable[[], bool],
 ) -> TrainState:
     """Takes optimizer steps until `steps` are taken or `should_stop`; returns where it stands.
 
-    batches: (position after it, batch) of this rank. lr: of the update from a step to the next. hooks: called after
-    every step, in order, on every rank.
+    batches: (position after it, batch) of this rank. lr, weight_decay: of the update from a step to the next. hooks:
+    called after every step, in order, on every rank.
     """
     engine.objective.train()
     gc.freeze()  # what imports and set-up made stays: no collection need look at it again
@@ -50,7 +51,7 @@ def fit(
         for _ in range(engine.accumulation):
             position, batch = next(batches)
             output = engine.forward_backward(batch.to(engine.device))
-        engine.step(lr(state.step))
+        engine.step(lr(state.step), weight_decay(state.step))
         engine.objective.after_step(state.step)
         state = TrainState(state.step + 1, state.samples_seen + samples_a_step, position)
         for hook in hooks:

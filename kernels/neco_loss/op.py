@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from kernels.patch_distance import patch_distance
 from kernels.soft_sort.networks import LARGEST, Network, wiring
 from kernels.soft_sort.relaxation import Distribution, Relaxation, check_steepness
 
+SortedMetric = Literal["cosine_similarity", "euclidean"]
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -76,14 +77,15 @@ _forward.register_autograd(_backward, setup_context=_save)
 def neco_loss(
     student: Tensor, teacher: Tensor, references: Tensor, *, network: Network = "bitonic",
     student_steepness: float = 100.0, teacher_steepness: float = 100.0, distribution: Distribution = "cauchy",
-    weights: Tensor | None = None, backend: Backend | None = None,
+    metric: SortedMetric = "cosine_similarity", weights: Tensor | None = None, backend: Backend | None = None,
 ) -> Tensor:  # fmt: skip
     """Patch ordering loss of NeCo (2408.11054): student patches should sort the references as teacher patches do.
 
     student, teacher: (B, N, D) features of patches, i of both at the same place of the image. references: (B, M, D), or
     (M, D) shared by the batch, 1 <= M <= 1024. One floating dtype, any strides and scale. Only the student gets a
     gradient.
-    network, distribution, *_steepness: of the soft sort of each patch's cosine similarities; see kernels.soft_sort.
+    metric: of what is sorted, ascending: cosine similarities, or euclidean distances (an ablation of the paper's).
+    network, distribution, *_steepness: of the soft sort of each patch's row; see kernels.soft_sort.
     weights: (B,) or (B, N), finite and not negative, of the patches in the mean; None for equal ones. They get no
     gradient. Where all are 0, the loss and its gradient are.
     returns: a scalar, the mean over patches and references of the cross-entropy between the student's and the teacher's
@@ -92,13 +94,15 @@ def neco_loss(
     inside torch.compile, a check would stop the device, and the loss comes out as NaN. backend: see kernels.backend.
     """
     _check(student, teacher, references, weights)
+    if metric not in get_args(SortedMetric):
+        raise ValueError(f"neco_loss: metric {metric!r}; pass one of {', '.join(get_args(SortedMetric))}")
     _check_options(network, distribution, student_steepness, teacher_steepness)
     m = references.shape[-2]
     chosen = choose_backend(backend, student, obstacle=_obstacle(student, m))
     references = references.detach()
-    of_student = patch_distance(student, references, metric="cosine_similarity", backend=backend).reshape(-1, m)
+    of_student = patch_distance(student, references, metric=metric, backend=backend).reshape(-1, m)
     with torch.no_grad():
-        of_teacher = patch_distance(teacher, references, metric="cosine_similarity", backend=backend).reshape(-1, m)
+        of_teacher = patch_distance(teacher, references, metric=metric, backend=backend).reshape(-1, m)
         scale = _scale(weights, of_teacher, student.shape[:2])
     wanted = torch.is_grad_enabled() and of_student.requires_grad
     settings = network, distribution, float(student_steepness), float(teacher_steepness), chosen, wanted

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pretrain.export import ExportFormat
+
 
 @dataclass(frozen=True)
 class StepOutput:
@@ -30,10 +32,18 @@ class Objective(nn.Module):
     `self.model` is what a checkpoint exports; every other tensor of the module is training state.
     """
 
-    model: Any  # an open_clip CLIP; nn.Module would hide its methods from the type checker
+    model: Any  # an open_clip CLIP, or a backbone of timm; nn.Module would hide its methods from the type checker
+    export: ExportFormat  # the files that its checkpoint exports
 
     def forward(self, batch: Any) -> StepOutput:
         raise TypeError(f"{type(self).__name__} must define forward")
+
+    def prepare(self, steps: int) -> None:
+        """Called once before the first step; steps: of the whole run."""
+
+    def lr_factor(self, name: str) -> float:
+        """What the learning rate of a parameter is multiplied by."""
+        return 1.0
 
     def bounds(self) -> list[Bound]:
         return []

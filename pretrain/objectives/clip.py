@@ -7,7 +7,7 @@ import math
 from data_pipeline.batches import ImageTextBatch
 from pretrain.distributed import RankInfo
 from pretrain.losses import contrastive_loss
-from pretrain.models import Normalise, build_clip
+from pretrain.models import Normalise, build_clip, open_clip_export
 from pretrain.objectives.base import Bound, Objective, StepOutput
 from pretrain.recipe import ClipSettings, Recipe
 
@@ -19,7 +19,7 @@ class Clip(Objective):
         super().__init__()
         self.settings: ClipSettings = recipe.objective
         self.ranks = ranks
-        self.model = build_clip(recipe.model, recipe.seed)
+        self.model, self.export = build_clip(recipe.model, recipe.seed), open_clip_export(recipe.model)
         self.normalise = Normalise()
 
     def forward(self, batch: ImageTextBatch) -> StepOutput:

@@ -7,7 +7,7 @@ import torch
 from data_pipeline.batches import TripletBatch
 from pretrain.distributed import RankInfo
 from pretrain.losses import cosine_distance, triplet_hinge, two_afc
-from pretrain.models import Normalise, build_clip
+from pretrain.models import Normalise, build_clip, open_clip_export
 from pretrain.objectives.base import Objective, StepOutput
 from pretrain.recipe import PerceptualInitSettings, Recipe
 
@@ -22,7 +22,7 @@ class PerceptualInit(Objective):
     def __init__(self, recipe: Recipe, ranks: RankInfo) -> None:
         super().__init__()
         self.settings: PerceptualInitSettings = recipe.objective
-        self.model = build_clip(recipe.model, recipe.seed)
+        self.model, self.export = build_clip(recipe.model, recipe.seed), open_clip_export(recipe.model)
         self.model.requires_grad_(False)
         self.model.visual.requires_grad_(True)
         self.normalise = Normalise()

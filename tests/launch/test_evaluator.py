@@ -16,10 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from evals.report import read_reports
 from launch.evaluator import Evaluator, is_measured, report_path, task_groups
-from pretrain.checkpoint import CONFIG, MANIFEST, SCHEMA, WEIGHTS, Checkpoint
+from pretrain.checkpoint import MANIFEST, SCHEMA, Checkpoint
+from pretrain.export import OPEN_CLIP
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe
 
+CONFIG, WEIGHTS = OPEN_CLIP
 CPU = torch.device("cpu")
 CONTENT = {
     "embed_dim": 32,

@@ -1,0 +1,19 @@
+"""What a checkpoint exports: the two files of a directory that the ecosystem's own loader reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """Names below the checkpoint, and the text of the first; the second holds the weights as safetensors."""
+
+    config_file: str
+    weights_file: str
+    config: str
+
+
+OPEN_CLIP = ("export/open_clip_config.json", "export/open_clip_model.safetensors")
+TIMM = ("export/config.json", "export/model.safetensors")
+FORMATS = (OPEN_CLIP, TIMM)
