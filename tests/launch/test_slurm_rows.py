@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +53,8 @@ def test_time_limits_and_preemptions_in_turn(
 ) -> None:
     """F9: a job of a minute would lose its steps at each limit, or be given up for what is no fault."""
     run, starts = tmp_path / "run", 0
-    job = submit.submit(recipe, run, replace(cluster, time="0:01:00", signal_delay=20), 2)
+    patient = replace(cluster.limits, step=90)
+    job = submit.submit(recipe, run, replace(cluster, time="0:01:00", signal_delay=30, limits=patient), 2)
     for number in range(LIMITS):
         next_attempt(run, job, starts)
         starts = len(read_attempts(run / JOB))
@@ -72,16 +72,11 @@ def test_time_limits_and_preemptions_in_turn(
 
 
 def hold_until_warned(run: Path, job: str) -> None:
-    """A rank that is stopped for less than a hang, again and again, until SLURM has said that the limit is near."""
+    """A rank is stopped, so that the run is not done before its limit is near: SLURM looks every 30 s."""
     pid = read_beats(run / JOB)[1].pid
-    while seconds_left(job) > 20:
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(min(8, max(0, seconds_left(job) - 18)))
-        try:
-            os.kill(pid, signal.SIGCONT)
-        except ProcessLookupError:
-            return
-        time.sleep(0.02)  # some steps at most
+    os.kill(pid, signal.SIGSTOP)
+    wait(lambda: seconds_left(job) < 30)
+    os.kill(pid, signal.SIGCONT)
 
 
 def test_a_limit_that_comes_before_the_checkpoint(

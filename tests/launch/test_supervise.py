@@ -88,7 +88,7 @@ def test_a_requeue_that_fails_is_asked_for_again(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_job_that_came_back_by_itself_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """F8: the batch script of an attempt that was preempted would put the next attempt back into the queue, for ever."""
+    """F8: the batch script of an attempt that was preempted would end the next one, and that the next, for ever."""
     asked, counts = list[str](), [0, 1]
 
     def requeue(job: str) -> None:
