@@ -51,10 +51,10 @@ def next_attempt(run: Path, job: str, starts: int) -> None:
 def test_time_limits_and_preemptions_in_turn(
     undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path
 ) -> None:
-    """F9: a job of a minute would lose its steps at each limit, or be given up for what is no fault."""
+    """F9: jobs of two minutes would lose its steps at each limit, or be given up for what is no fault."""
     run, starts = tmp_path / "run", 0
     patient = replace(cluster.limits, step=90)
-    job = submit.submit(recipe, run, replace(cluster, time="0:01:00", signal_delay=30, limits=patient), 2)
+    job = submit.submit(recipe, run, replace(cluster, time="0:02:00", signal_delay=30, limits=patient), 2)
     for number in range(LIMITS):
         next_attempt(run, job, starts)
         starts = len(read_attempts(run / JOB))
@@ -84,7 +84,7 @@ def test_a_limit_that_comes_before_the_checkpoint(
 ) -> None:
     """F9: SLURM ends a job at its limit for good; the steps since the last checkpoint are lost, the run must not be."""
     run = tmp_path / "run"
-    patient = replace(cluster, time="0:01:00", signal_delay=20, limits=replace(cluster.limits, step=300, save=300))
+    patient = replace(cluster, time="0:02:00", signal_delay=30, limits=replace(cluster.limits, step=300, save=300))
 
     def stop(job: str) -> None:
         os.kill(read_beats(run / JOB)[1].pid, signal.SIGSTOP)  # cannot save, and counts as slow for minutes
