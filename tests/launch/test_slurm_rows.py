@@ -11,6 +11,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,10 +61,12 @@ def test_time_limits_and_preemptions_in_turn(
     for number in range(LIMITS):
         next_attempt(run, job, starts)
         starts = len(read_attempts(run / JOB))
-        if number % 2:
-            preempt(run, job, random.Random(number))
-        else:
-            hold_until_warned(run, job)
+        with held(run):
+            if number % 2:
+                preempt(run, job, random.Random(number))
+                time.sleep(5)  # until SLURM has looked, of a grace of 20
+            else:
+                wait(lambda: seconds_left(job) < 30)  # SLURM warns 30 to 60 s before
         wait(lambda starts=starts: read_attempts(run / JOB)[starts - 1].ended)  # type: ignore[misc]
     assert ended(job) == "COMPLETED", said(run)
     attempts = read_attempts(run / JOB)
@@ -71,11 +76,12 @@ def test_time_limits_and_preemptions_in_turn(
     assert_same(run, undisturbed)
 
 
-def hold_until_warned(run: Path, job: str) -> None:
-    """A rank is stopped, so that the run is not done before its limit is near: SLURM looks every 30 s."""
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """A rank is stopped meanwhile, so that the run is not done before SLURM has acted."""
     pid = read_beats(run / JOB)[1].pid
     os.kill(pid, signal.SIGSTOP)
-    wait(lambda: seconds_left(job) < 30)
+    yield
     os.kill(pid, signal.SIGCONT)
 
 
