@@ -14,7 +14,7 @@ from data_pipeline.toy_world.settings import ToyWorldSettings
 CHANGES_NO_NUMBER = (  # may differ when a run is resumed; the engine within rounding
     "data.workers", "data.prefetch", "data.connections", "data.memory_gib", "data.cache", "data.cache_gib",
     "data.index", "data.bad_share", "data.bad_per_shard", "engine.kind", "engine.zero_stage", "engine.device",
-    "checkpoint.", "evaluation.", "log_every",
+    "checkpoint.", "evaluation.", "tracking.", "log_every",
 )  # fmt: skip
 SHARED_WITH_INIT = ("seed", "model", "engine", "toy_world", "data_root")  # what both stages of a run have in common
 

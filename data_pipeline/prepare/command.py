@@ -17,7 +17,7 @@ from data_pipeline.errors import InputError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 _ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
-_SHARD_SIZE = {"csv": 10_000, "image-folder": 10_000, "nights": 1000, "bapps": 1000, "things": 1000}
+_SHARD_SIZE = {"csv": 10_000, "image-folder": 10_000, "nights": 1000, "bapps": 1000, "things": 1000, "wds": 1000}
 _KINDS = {
     "yfcc15m": "img2dataset's output (tars, or folders of files): one tar or folder becomes one shard",
     "csv": "open_clip's CSV of image paths and captions; SRC is the file",
@@ -25,6 +25,7 @@ _KINDS = {
     "nights": "NIGHTS: data.csv and the folders that it names",
     "bapps": "BAPPS' folder 2afc: SPLIT/SUBSET/{ref,p0,p1,judge}",
     "things": "THINGS' odd-one-out triplets: text files of image numbers, and the images in that order",
+    "wds": "an evaluation set as CLIP_benchmark lays it out, of SRC/CLASS/NAME.jpg or of images with captions",
     "toy": "the toy world, made in SRC unless it is there, copied and indexed",
 }
 
@@ -48,23 +49,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         one.add_argument("destination", metavar="DST", help="a folder, or s3://bucket/prefix")
         one.add_argument("--workers", type=_whole(1), default=_cores(), metavar="N", help="processes (default: cores)")
         if kind != "toy":
-            _add_image_options(one)
+            _add_image_options(one, resize=kind != "wds")
         if kind in _SHARD_SIZE:
             size = _SHARD_SIZE[kind]
             one.add_argument("--shard-size", type=_whole(1, 10_000), default=size, metavar="N", help=_SIZE % size)
     _add_csv_options(kinds.choices["csv"])
     _add_things_options(kinds.choices["things"])
+    _add_wds_options(kinds.choices["wds"])
     return parser.parse_args(arguments)
 
 
 _SIZE = "samples of a shard (default: %d); a shard with rejected samples is shorter"
 
 
-def _add_image_options(parser: argparse.ArgumentParser) -> None:
+def _add_image_options(parser: argparse.ArgumentParser, *, resize: bool) -> None:
+    """resize: whether images may lose their bytes; an evaluation set is what it is."""
     parser.add_argument(
         "--verify", choices=("decode", "header", "none"), default="decode",
         help="what an image must pass: decode all of it (default), its size and format, or its first bytes",
     )  # fmt: skip
+    if not resize:
+        parser.set_defaults(resize=None, quality=None)
+        return
     parser.add_argument(
         "--resize", type=_whole(1), metavar="N",
         help="shrink images whose shorter side is larger to N pixels, as JPEG; others keep their bytes",
@@ -85,6 +91,20 @@ def _add_things_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--images", default="images", metavar="FOLDER", help="of SRC; image i is its i-th by path")
     parser.add_argument("--image-list", metavar="FILE", help="of SRC; line i names image i, instead")
+
+
+def _add_wds_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", metavar="NAME", help="the folder of SRC that holds the class folders, such as test")
+    parser.add_argument(
+        "--classnames", type=Path, metavar="FILE",
+        help="one name a line, in the order of sorted folders, or *.json of {folder: name} (default: the folders')",
+    )  # fmt: skip
+    parser.add_argument("--templates", type=Path, metavar="FILE", help="prompts, one a line, with {c} for the name")
+    parser.add_argument(
+        "--captions", type=Path, metavar="FILE",
+        help="table of paths below SRC and captions, one a row, for a retrieval set; read as kind csv reads it",
+    )  # fmt: skip
+    _add_csv_options(parser)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

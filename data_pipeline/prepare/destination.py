@@ -8,25 +8,33 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from data_pipeline.errors import InputError
-from data_pipeline.shards import open_store
+from data_pipeline.prepare.job import INDEXED, Layout
+from data_pipeline.shards import Store, open_store
 
 RECORDS = "prepare"  # the folder of the records, of the lock, and of what is being written
 PREPARED = "prepare.json"
 _SCRATCH, _LOCK = "scratch", "lock"
-_DRAFT = re.compile(r"\.(\d{5}\.(tar|json)|[a-z]+\.(json|jsonl|txt|csv))")  # what a store is just writing
+_DRAFT = re.compile(r"\.(\d{1,5}\.(tar|json)|[a-z_]+\.(json|jsonl|txt|csv))")  # what a store is just writing
 
 
 class Destination:
     """root: a folder, made where it is missing, or s3://bucket/prefix."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, layout: Layout = INDEXED) -> None:
         self.folder = None if root.startswith("s3://") else Path(root)
         self.store = open_store(root, create=True)
         self.root = self.store.root_name
         self.records = open_store(f"{self.root}/{RECORDS}", create=True)
+        self.layout = layout
+
+    @cached_property
+    def shards(self) -> Store:
+        """Not opened before prepare.json is there: its folder would be foreign to the next call."""
+        return open_store(f"{self.root}/{self.layout.folder}", create=True) if self.layout.folder else self.store
 
     @contextmanager
     def claimed(self) -> Iterator[Path]:
@@ -38,7 +46,7 @@ class Destination:
             with tempfile.TemporaryDirectory(prefix="pineco-prepare-") as temporary:
                 yield Path(temporary)
         else:
-            with _locked(self.folder), _scratch(self.folder) as scratch:
+            with _locked(self.folder), _scratch(self.folder, self.layout.folder) as scratch:
                 yield scratch
 
 
@@ -53,9 +61,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
+def _scratch(folder: Path, shards: str) -> Iterator[Path]:
     """On the disk of the shards, which has the room; what a killed process left there is cleared away."""
-    for place in (folder, folder / RECORDS):
+    for place in (folder, folder / RECORDS, folder / shards):
         for path in place.glob(".*"):
             if _DRAFT.match(path.name) and path.is_file():
                 path.unlink(missing_ok=True)

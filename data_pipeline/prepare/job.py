@@ -34,9 +34,20 @@ class Made:
     bytes: int  # of the shard
     lost: tuple[int, ...]  # which of the items were rejected
 
-    @property
-    def shard(self) -> str:
-        return shard_name(self.number)
+
+@dataclass(frozen=True)
+class Layout:
+    """What shards are called and where they lie below the destination."""
+
+    folder: str = ""  # the destination itself
+    name: str = "{:05d}.tar"  # by number
+    counter: str = ""  # a file that says how many there are, for who reads them in order and needs no index
+
+    def shard(self, number: int) -> str:
+        return self.name.format(number)
+
+
+INDEXED = Layout()
 
 
 @dataclass(frozen=True)
@@ -80,10 +91,6 @@ class Job(Protocol):
     def finish(self, made: Sequence[Made], scratch: Path, reject: Reject) -> Iterator[Beside]:
         """The files beside the shards, once all parts are made. scratch: an empty folder for large ones."""
         ...
-
-
-def shard_name(number: int) -> str:
-    return f"{number:05d}.tar"
 
 
 def sample_key(number: int, place: int) -> str:

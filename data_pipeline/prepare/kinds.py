@@ -11,12 +11,14 @@ from data_pipeline.prepare.bapps import open_bapps
 from data_pipeline.prepare.destination import Destination, check_destination
 from data_pipeline.prepare.image_folder import open_image_folder
 from data_pipeline.prepare.images import ImageRules
-from data_pipeline.prepare.job import Job
+from data_pipeline.prepare.job import INDEXED, Job
 from data_pipeline.prepare.nights import open_nights
 from data_pipeline.prepare.pairs_csv import Columns, open_pairs_csv
 from data_pipeline.prepare.run import Result, run
 from data_pipeline.prepare.things import ThingsFiles, open_things
 from data_pipeline.prepare.toy import prepare_toy
+from data_pipeline.prepare.wds import LAYOUT as WDS_LAYOUT
+from data_pipeline.prepare.wds import open_wds_captions, open_wds_folders
 from data_pipeline.prepare.yfcc15m import open_yfcc15m
 
 Options = argparse.Namespace
@@ -29,7 +31,7 @@ def prepare(options: Options) -> Result:
     if options.kind == "toy":
         return prepare_toy(source, root, options.workers)
     job = JOBS[options.kind](source, _rules(options), options)
-    return run(job, Destination(root), options.workers)
+    return run(job, Destination(root, LAYOUTS.get(options.kind, INDEXED)), options.workers)
 
 
 def _source(options: Options) -> Path:
@@ -57,11 +59,14 @@ def _yfcc15m(source: Path, rules: ImageRules, options: Options) -> Job:
 
 
 def _csv(source: Path, rules: ImageRules, options: Options) -> Job:
+    return open_pairs_csv(source, _columns(options), rules, options.shard_size)
+
+
+def _columns(options: Options) -> Columns:
     separator = {r"\t": "\t"}.get(options.csv_separator, options.csv_separator)
     if len(separator) != 1 or separator in '\r\n"':
         raise InputError(f"--csv-separator {options.csv_separator!r}: one character, such as a comma or a tab")
-    columns = Columns(separator=separator, image=options.csv_img_key, caption=options.csv_caption_key)
-    return open_pairs_csv(source, columns, rules, options.shard_size)
+    return Columns(separator=separator, image=options.csv_img_key, caption=options.csv_caption_key)
 
 
 def _image_folder(source: Path, rules: ImageRules, options: Options) -> Job:
@@ -87,6 +92,15 @@ def _things(source: Path, rules: ImageRules, options: Options) -> Job:
     return open_things(source, files, rules, options.shard_size, options.workers)
 
 
+def _wds(source: Path, rules: ImageRules, options: Options) -> Job:
+    texts = {"split": options.split, "classnames": options.classnames, "templates": options.templates}
+    if options.captions is None:
+        return open_wds_folders(source, rules, options.shard_size, **texts)
+    if given := [name for name, value in texts.items() if value is not None]:
+        raise InputError(f"--{given[0]} is of class folders; leave it out with --captions")
+    return open_wds_captions(source, options.captions, _columns(options), rules, options.shard_size)
+
+
 JOBS: dict[str, Callable[[Path, ImageRules, Options], Job]] = {
     "yfcc15m": _yfcc15m,
     "csv": _csv,
@@ -94,4 +108,6 @@ JOBS: dict[str, Callable[[Path, ImageRules, Options], Job]] = {
     "nights": _nights,
     "bapps": _bapps,
     "things": _things,
+    "wds": _wds,
 }
+LAYOUTS = {"wds": WDS_LAYOUT}  # where it is not the usual one

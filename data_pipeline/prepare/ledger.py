@@ -76,11 +76,11 @@ def read_record(store: Store, part: Part) -> tuple[Made, list[Rejected]] | None:
 
 def find_made(destination: Destination, parts: Sequence[Part]) -> dict[int, Made]:
     """What was made of each part whose shard is there as it was written and whose source has the same size."""
-    shards, records = destination.store.list_names(), destination.records.list_names()
-    found = {}
+    shards, records = destination.shards.list_names(), destination.records.list_names()
+    found, name = {}, destination.layout.shard
     for part in parts:
         record = read_record(destination.records, part) if record_name(part.number) in records else None
-        if record is not None and (not record[0].samples or shards.get(record[0].shard) == record[0].bytes):
+        if record is not None and (not record[0].samples or shards.get(name(part.number)) == record[0].bytes):
             found[part.number] = record[0]
     return found
 

@@ -12,6 +12,7 @@ class Kept:
 
     files: Mapping[str, bytes]  # by extension, in the order of the shard
     metadata: Mapping[str, object] | None = None
+    key: str | None = None  # None: by shard and place in it
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class PairsCsv:
 
     def outcomes(self, part: Part) -> Iterator[Outcome]:
         image, caption = self.fields
-        for place, (row, _) in enumerate(_rows(self.path, self.columns.separator, self.starts[part.number])):
+        for place, (row, _) in enumerate(read_rows(self.path, self.columns.separator, self.starts[part.number])):
             if place == self.shard_size:
                 return
             path = row[image] if image < len(row) else f"row {part.number * self.shard_size + place}"
@@ -67,17 +67,9 @@ class PairsCsv:
 
 def open_pairs_csv(path: Path, columns: Columns, rules: ImageRules, shard_size: int) -> PairsCsv:
     """Looks through the table once; raises InputError where it is none, or lacks a column. path: resolved."""
-    rows = _rows(path, columns.separator, 0)
-    header, begin = next(rows, ([], 0))
-    header = [name.removeprefix("\ufeff") for name in header]
-    if missing := [name for name in (columns.image, columns.caption) if name not in header]:
-        names = ", ".join(header)[:200]
-        raise InputError(
-            f"{path}: no column {' or '.join(missing)} in its first line ({names!r}); "
-            "pass --csv-separator, --csv-img-key and --csv-caption-key"
-        )
+    image, caption, begin = find_columns(path, columns)
     starts, items = [begin], 0
-    for items, (_, end) in enumerate(rows, 1):
+    for items, (_, end) in enumerate(read_rows(path, columns.separator, begin), 1):
         if items % shard_size == 0:
             starts.append(end)
     if not items:
@@ -85,11 +77,23 @@ def open_pairs_csv(path: Path, columns: Columns, rules: ImageRules, shard_size: 
     parts = slices(items, shard_size, "rows")
     with path.open("rb") as file:
         source = Fingerprint(items, hashlib.file_digest(file, "sha256").hexdigest())
-    fields = header.index(columns.image), header.index(columns.caption)
-    return PairsCsv(path, columns, rules, shard_size, fields, tuple(starts), parts, source)
+    return PairsCsv(path, columns, rules, shard_size, (image, caption), tuple(starts), parts, source)
 
 
-def _rows(path: Path, separator: str, start: int) -> Iterator[tuple[list[str], int]]:
+def find_columns(path: Path, columns: Columns) -> tuple[int, int, int]:
+    """Which fields of a row hold path and caption, and the byte at which rows begin; raises InputError."""
+    header, begin = next(read_rows(path, columns.separator, 0), ([], 0))
+    header = [name.removeprefix("\ufeff") for name in header]
+    if missing := [name for name in (columns.image, columns.caption) if name not in header]:
+        names = ", ".join(header)[:200]
+        raise InputError(
+            f"{path}: no column {' or '.join(missing)} in its first line ({names!r}); "
+            "pass --csv-separator, --csv-img-key and --csv-caption-key"
+        )
+    return header.index(columns.image), header.index(columns.caption), begin
+
+
+def read_rows(path: Path, separator: str, start: int) -> Iterator[tuple[list[str], int]]:
     """(fields, byte after the row) of every row that has any, from byte `start` on.
 
     What is no UTF-8 comes as lone surrogates: in a path they are its bytes, in a caption they are rejected.

@@ -29,7 +29,7 @@ def run(job: Job, destination: Destination, workers: int) -> Result:
     with destination.claimed() as scratch:
         plan = ledger.make_plan(job.kind, job.options, job.source)
         before = ledger.find_plan(destination, plan)
-        made = ledger.find_made(destination, job.parts)
+        made = {} if before is None else ledger.find_made(destination, job.parts)
         missing = [part for part in job.parts if part.number not in made]
         if before is not None and not missing and _is_whole(destination, before):
             return before
@@ -49,9 +49,11 @@ def _is_whole(destination: Destination, result: Result) -> bool:
     """Whether it was completed, and the files beside the shards and the index are there."""
     if result.get("complete") is not True:
         return False
-    found = destination.store.list_names()
+    found, layout = destination.store.list_names(), destination.layout
     index = {MANIFEST, *(sidecar_name(shard["name"]) for shard in result["shards"])}
-    return index <= found.keys() and all(found.get(name) == size for name, size in result["beside"].items())
+    if not ({layout.counter} if layout.counter else index) <= destination.shards.list_names().keys():
+        return False
+    return all(found.get(name) == size for name, size in result["beside"].items())
 
 
 def _complete(job: Job, destination: Destination, made: Sequence[Made], scratch: Path, workers: int) -> Result:
@@ -72,14 +74,22 @@ def _complete(job: Job, destination: Destination, made: Sequence[Made], scratch:
         beside[REJECTED] = rejections.path.stat().st_size
     else:  # one may be there of an earlier state of the source
         destination.store.remove(REJECTED)
-    # Workers have written a sidecar beside each shard: they are read, and no shard is scanned again.
-    build_index(destination.root, workers=1 if workers == 1 else None)
+    layout = destination.layout
+    if layout.counter:
+        destination.shards.write(layout.counter, b"%d\n" % len(shards))
+    else:  # workers have written a sidecar beside each shard: they are read, and no shard is scanned again
+        build_index(destination.root, workers=1 if workers == 1 else None)
     return {
         "samples": sum(part.samples for part in shards),
         "bytes": sum(part.bytes for part in shards),
         "rejected": rejections.summary(),
         "shards": [
-            {"name": part.shard, "samples": part.samples, "bytes": part.bytes, "rejected": len(part.lost)}
+            {
+                "name": layout.shard(part.number),
+                "samples": part.samples,
+                "bytes": part.bytes,
+                "rejected": len(part.lost),
+            }
             for part in shards
         ],
         "beside": beside,

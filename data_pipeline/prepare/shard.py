@@ -22,7 +22,7 @@ def write_shard(path: Path, number: int, outcomes: Iterable[Outcome]) -> tuple[M
                 lost.append(place)
                 rejected.append(outcome)
             else:
-                _add(writer, sample_key(number, samples), outcome)
+                _add(writer, outcome.key or sample_key(number, samples), outcome)
                 samples += 1
         writer.close()
     return Made(number, items, samples, path.stat().st_size if samples else 0, tuple(lost)), rejected

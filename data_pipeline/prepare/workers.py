@@ -19,7 +19,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.index import scan_file, write_sidecar
 from data_pipeline.index.sidecar import sidecar_name
 from data_pipeline.prepare.destination import Destination
-from data_pipeline.prepare.job import Job, Made, Part
+from data_pipeline.prepare.job import Job, Layout, Made, Part
 from data_pipeline.prepare.ledger import write_record
 from data_pipeline.prepare.shard import write_shard
 
@@ -36,15 +36,18 @@ class Maker:
 
     def __call__(self, part: Part) -> Made:
         """The record is written last: until then the part counts as not made."""
-        path, store = self.scratch / f"{part.number:05d}-{os.getpid()}.tar", self.destination.store
+        path = self.scratch / f"{part.number:05d}-{os.getpid()}.tar"
+        store, layout = self.destination.shards, self.destination.layout
+        shard = layout.shard(part.number)
         try:
             made, rejected = write_shard(path, part.number, self.job.outcomes(part))
             if made.samples:
-                store.write(made.shard, path)
-                write_sidecar(store, made.shard, scan_file(path), made.bytes, store.etag(made.shard))
+                store.write(shard, path)
+                if not layout.counter:
+                    write_sidecar(store, shard, scan_file(path), made.bytes, store.etag(shard))
             else:  # one may be there of an earlier state of the source
-                store.remove(made.shard)
-                store.remove(sidecar_name(made.shard))
+                store.remove(shard)
+                store.remove(sidecar_name(shard))
         finally:
             path.unlink(missing_ok=True)
         write_record(self.destination.records, part, made, rejected)
@@ -62,7 +65,7 @@ def making(maker: Maker, parts: Sequence[Part], workers: int) -> Iterator[Iterat
         return
     # Forked workers start at once, and also where __main__ cannot be imported again (notebooks, stdin).
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    arguments = (maker.job, maker.destination.root, maker.scratch, os.getpid())
+    arguments = (maker.job, maker.destination.root, maker.destination.layout, maker.scratch, os.getpid())
     pool = ProcessPoolExecutor(min(workers, len(parts)), context, _start, arguments)
     try:
         futures = [pool.submit(_make, part) for part in parts]
@@ -77,13 +80,13 @@ def making(maker: Maker, parts: Sequence[Part], workers: int) -> Iterator[Iterat
 _maker: Maker | None = None  # of a worker
 
 
-def _start(job: Job, root: str, scratch: Path, parent: int) -> None:
+def _start(job: Job, root: str, layout: Layout, scratch: Path, parent: int) -> None:
     """In a new worker. An S3 client is not to be used across a fork, so that each opens its own."""
     global _maker
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background, for the parent, too
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # Ctrl-C is the parent's to report
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-    _maker = Maker(job, Destination(root), scratch)
+    _maker = Maker(job, Destination(root, layout), scratch)
 
 
 def _follow(parent: int) -> None:
