@@ -85,20 +85,35 @@ def held(run: Path) -> Iterator[None]:
     os.kill(pid, signal.SIGCONT)
 
 
+@ONLY_LONG
 def test_a_limit_that_comes_before_the_checkpoint(
-    undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path
+    undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F9: SLURM ends a job at its limit for good; the steps since the last checkpoint are lost, the run must not be."""
-    run = tmp_path / "run"
+    copy, slow, run = submit.copy_code, tmp_path / "slow", tmp_path / "run"
+
+    def copy_that_saves_slowly(folder: Path) -> None:
+        """As a file system that hangs: no checkpoint is written while a file is there."""
+        copy(folder)
+        path, mark = folder / "launch" / "hooks.py", "        weights, training = gather_tensors(self.engine)\n"
+        text = path.read_text()
+        assert mark in text
+        wait_there = (
+            f"        while __import__('os').path.exists({str(slow)!r}):\n            __import__('time').sleep(1)\n"
+        )
+        path.write_text(text.replace(mark, wait_there + mark))
+
+    monkeypatch.setattr(submit, "copy_code", copy_that_saves_slowly)
     patient = replace(cluster, time="0:02:00", signal_delay=30, limits=replace(cluster.limits, step=300, save=300))
-
-    def stop(job: str) -> None:
-        os.kill(read_beats(run / JOB)[1].pid, signal.SIGSTOP)  # cannot save, and counts as slow for minutes
-
-    state, attempts = disturbed(recipe, patient, run, stop)
-    causes = [a.cause for a in attempts if a.cause != "saved"]  # SLURM may warn up to a minute early
-    assert (state, causes) == ("COMPLETED", ["hang", "done"]), said(run)
-    assert any("time limit" in a.why for a in attempts)
+    job = submit.submit(recipe, run, patient, 2)
+    wait(trains(run, 2))
+    slow.touch()
+    wait(lambda: read_attempts(run / JOB)[0].ended)
+    slow.unlink()
+    assert ended(job) == "COMPLETED", said(run)
+    attempts = read_attempts(run / JOB)
+    assert [a.cause for a in attempts] == ["hang", "done"], said(run)
+    assert "time limit" in attempts[0].why
     assert_same(run, undisturbed)
 
 
