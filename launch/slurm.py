@@ -93,7 +93,18 @@ def first_node(nodes: str) -> str:
 
 
 def requeue(job: str) -> None:
-    ask("scontrol", "requeue", job)
+    """Back into the queue; nothing to do where it is there already, e.g. after a preemption."""
+    try:
+        ask("scontrol", "requeue", job)
+    except InputError as error:
+        if "pending" not in str(error):
+            raise
+
+
+def restarts(job: str) -> int:
+    """How often a job was put back into the queue."""
+    match = re.search(r"\bRestarts=(\d+)", ask("scontrol", "show", "job", job))
+    return int(match[1]) if match else 0
 
 
 def signal_tasks(step: str, signal: str) -> None:

@@ -188,15 +188,16 @@ def _first_crash(folder: Path) -> str | None:
 
 def _start_again(job: str) -> int:
     """Puts the job back into the queue, and waits for SLURM to end it: who leaves first would end it for good."""
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     for pause in _PATIENCE:
         try:
-            slurm.requeue(job)
+            if slurm.restarts(job) == restarts:  # else it came back without us, and this would end what runs now
+                slurm.requeue(job)
+            time.sleep(_REQUEUED)
+            return 1
         except InputError as error:
             _say(f"{error}; asks again in {pause} s")
             time.sleep(pause)
-        else:
-            time.sleep(_REQUEUED)
-            return 1
     print("pineco: SLURM did not take the job back; start again with make resume", file=sys.stderr)
     return 1
 

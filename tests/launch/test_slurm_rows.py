@@ -12,6 +12,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,16 +54,19 @@ def next_attempt(run: Path, job: str, starts: int) -> None:
 def test_time_limits_and_preemptions_in_turn(
     undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path
 ) -> None:
-    """F9: a job of a minute would lose its steps at each limit, or be given up for what is no fault."""
+    """F9: jobs of two minutes would lose its steps at each limit, or be given up for what is no fault."""
     run, starts = tmp_path / "run", 0
-    job = submit.submit(recipe, run, replace(cluster, time="0:01:00", signal_delay=20), 2)
+    patient = replace(cluster.limits, step=90)
+    job = submit.submit(recipe, run, replace(cluster, time="0:02:00", signal_delay=30, limits=patient), 2)
     for number in range(LIMITS):
         next_attempt(run, job, starts)
         starts = len(read_attempts(run / JOB))
-        if number % 2:
-            preempt(run, job, random.Random(number))
-        else:
-            hold_until_warned(run, job)
+        with held(run):
+            if number % 2:
+                preempt(run, job, random.Random(number))
+                time.sleep(5)  # until SLURM has looked, of a grace of 20
+            else:
+                wait(lambda: seconds_left(job) < 30)  # SLURM warns 30 to 60 s before
         wait(lambda starts=starts: read_attempts(run / JOB)[starts - 1].ended)  # type: ignore[misc]
     assert ended(job) == "COMPLETED", said(run)
     attempts = read_attempts(run / JOB)
@@ -71,33 +76,44 @@ def test_time_limits_and_preemptions_in_turn(
     assert_same(run, undisturbed)
 
 
-def hold_until_warned(run: Path, job: str) -> None:
-    """A rank that is stopped for less than a hang, again and again, until SLURM has said that the limit is near."""
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """A rank is stopped meanwhile, so that the run is not done before SLURM has acted."""
     pid = read_beats(run / JOB)[1].pid
-    while seconds_left(job) > 20:
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(min(8, max(0, seconds_left(job) - 18)))
-        try:
-            os.kill(pid, signal.SIGCONT)
-        except ProcessLookupError:
-            return
-        time.sleep(0.02)  # some steps at most
+    os.kill(pid, signal.SIGSTOP)
+    yield
+    os.kill(pid, signal.SIGCONT)
 
 
+@ONLY_LONG
 def test_a_limit_that_comes_before_the_checkpoint(
-    undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path
+    undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F9: SLURM ends a job at its limit for good; the steps since the last checkpoint are lost, the run must not be."""
-    run = tmp_path / "run"
-    patient = replace(cluster, time="0:01:00", signal_delay=20, limits=replace(cluster.limits, step=300, save=300))
+    copy, slow, run = submit.copy_code, tmp_path / "slow", tmp_path / "run"
 
-    def stop(job: str) -> None:
-        os.kill(read_beats(run / JOB)[1].pid, signal.SIGSTOP)  # cannot save, and counts as slow for minutes
+    def copy_that_saves_slowly(folder: Path) -> None:
+        """As a file system that hangs: no checkpoint is written while a file is there."""
+        copy(folder)
+        path, mark = folder / "launch" / "hooks.py", "        weights, training = gather_tensors(self.engine)\n"
+        text = path.read_text()
+        assert mark in text
+        wait_there = (
+            f"        while __import__('os').path.exists({str(slow)!r}):\n            __import__('time').sleep(1)\n"
+        )
+        path.write_text(text.replace(mark, wait_there + mark))
 
-    state, attempts = disturbed(recipe, patient, run, stop)
-    causes = [a.cause for a in attempts if a.cause != "saved"]  # SLURM may warn up to a minute early
-    assert (state, causes) == ("COMPLETED", ["hang", "done"]), said(run)
-    assert any("time limit" in a.why for a in attempts)
+    monkeypatch.setattr(submit, "copy_code", copy_that_saves_slowly)
+    patient = replace(cluster, time="0:02:00", signal_delay=30, limits=replace(cluster.limits, step=300, save=300))
+    job = submit.submit(recipe, run, patient, 2)
+    wait(trains(run, 2))
+    slow.touch()
+    wait(lambda: read_attempts(run / JOB)[0].ended)
+    slow.unlink()
+    assert ended(job) == "COMPLETED", said(run)
+    attempts = read_attempts(run / JOB)
+    assert [a.cause for a in attempts] == ["hang", "done"], said(run)
+    assert "time limit" in attempts[0].why
     assert_same(run, undisturbed)
 
 

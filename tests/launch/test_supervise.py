@@ -80,10 +80,36 @@ def test_a_requeue_that_fails_is_asked_for_again(monkeypatch: pytest.MonkeyPatch
 
     slept = list[float]()
     monkeypatch.setattr(slurm, "requeue", requeue)
+    monkeypatch.setattr(slurm, "restarts", lambda job: 0)
     monkeypatch.setattr(supervise.time, "sleep", slept.append)
     assert supervise._start_again("7") == 1
     assert answers == []
     assert slept == [5, 60.0]
+
+
+def test_a_job_that_came_back_by_itself_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F8: the batch script of an attempt that was preempted would end the next one, and that the next, for ever."""
+    asked, counts = list[str](), [0, 1]
+
+    def requeue(job: str) -> None:
+        asked.append(job)
+        raise InputError("scontrol: no answer")
+
+    monkeypatch.setattr(slurm, "requeue", requeue)
+    monkeypatch.setattr(slurm, "restarts", lambda job: counts.pop(0))
+    monkeypatch.setattr(supervise.time, "sleep", lambda seconds: None)
+    assert supervise._start_again("7") == 1
+    assert (asked, counts) == (["7"], [])
+
+
+def test_a_job_that_is_queued_already_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preemption that was faster than our own request would count as a controller that does not answer."""
+
+    def ask(*words: str) -> str:
+        raise InputError(f"scontrol: {'Job is pending execution for job 7' if words[1] == 'requeue' else words}")
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    slurm.requeue("7")
 
 
 @pytest.mark.parametrize(
