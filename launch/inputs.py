@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.cache import DiskCache
+from data_pipeline.crops import MultiCrop
 from data_pipeline.errors import InputError
 from data_pipeline.image_text import ImageTextSource
 from data_pipeline.loader import Loader, LoaderSettings, Source
+from data_pipeline.multicrop import MultiCropSource
 from data_pipeline.shard_set import ShardOptions, open_shards
 from data_pipeline.toy_world.world import make_toy_world
 from data_pipeline.transforms import Augmentation
@@ -16,7 +19,7 @@ from data_pipeline.triplets import TripletSource, open_triplets
 from evals.datasets import resolve_tasks
 from pretrain.distributed import RankInfo, barrier
 from pretrain.models import image_size, tokenizer
-from pretrain.recipe import DataSettings, ImageTextSettings, Recipe, TripletSettings
+from pretrain.recipe import DataSettings, ImageTextSettings, MultiCropSettings, Recipe, TripletSettings
 
 
 def build_loader(recipe: Recipe, ranks: RankInfo, *, ledger: Path, pin: bool) -> Loader[Any]:
@@ -65,8 +68,11 @@ def _source(recipe: Recipe) -> Source[Any]:
     data = recipe.data
     if data.root is None:
         raise InputError(f"{recipe.name}: data.root is not set; pass data.root=DIR")
-    size = image_size(recipe.model)
     options = _shard_options(data)
+    if isinstance(data, MultiCropSettings):
+        views = MultiCrop(**{field.name: getattr(data, field.name) for field in fields(MultiCrop)})
+        return MultiCropSource(open_shards(data.root, options), settings=views, seed=recipe.seed)
+    size = image_size(recipe.model)
     if isinstance(data, ImageTextSettings):
         return ImageTextSource(
             open_shards(data.root, options),

@@ -135,6 +135,7 @@ def _build_engine(recipe: Recipe, begin: Checkpoint | None, place: Place) -> Eng
     objective: Objective = getattr(importlib.import_module(module), name)(recipe, place.ranks)
     if begin is not None:
         load_weights(begin, objective)
+        objective.adopt_weights()
     return build_engine(objective, recipe, place.ranks, place.device)
 
 

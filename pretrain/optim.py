@@ -12,7 +12,7 @@ from pretrain.recipe import OptimizerSettings, ScheduleSettings
 
 
 def parameter_groups(module: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Trainable parameters by the factor of their learning rate (`module.lr_factor`, if it has one), two groups of each.
+    """Trainable parameters by the factor of their learning rate (`module.lr_factor`, if it has one), two of each.
 
     Matrices decay; biases, norms, class tokens and scales do not. `lr_factor` and `decays` are what `set_rates` reads.
     """

@@ -41,6 +41,9 @@ class Objective(nn.Module):
     def prepare(self, steps: int) -> None:
         """Called once before the first step; steps: of the whole run."""
 
+    def adopt_weights(self) -> None:
+        """Called when the model was given other weights than it was made with, before a run starts from them."""
+
     def lr_factor(self, name: str) -> float:
         """What the learning rate of a parameter is multiplied by."""
         return 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -27,10 +28,14 @@ GLOBALS = 2
 class Neco(Objective):
     """A student sees all views of an image, its teacher the global ones.
 
-    For each global crop and each other view, the patches of their overlap are brought to one grid. A student's patch should
-    sort the references, patches of other images, as the teacher's patch at the same place does. Both orders are soft
-    (differentiable sorting networks), and the loss is the cross-entropy of the student's against the teacher's.
+    For each global crop and each other view, the patches of their overlap are brought to one grid. A student's patch
+    should sort the references, patches of other images, as the teacher's patch at the same place does. Both orders are
+    soft (differentiable sorting networks), and the loss is the cross-entropy of the student's against the teacher's.
     """
+
+    batches: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, recipe: Recipe, ranks: RankInfo) -> None:
         super().__init__()
@@ -69,6 +74,10 @@ class Neco(Objective):
     def prepare(self, steps: int) -> None:
         self.steps = steps
 
+    def adopt_weights(self) -> None:
+        if self.teacher is not None:
+            self.teacher["model"].load_state_dict(self.model.state_dict())
+
     def lr_factor(self, name: str) -> float:
         return self.settings.head_lr / self.peak_lr if name.startswith("head.") else 1.0
 
@@ -103,7 +112,7 @@ class Neco(Objective):
 
     def _normalise(self, images: Tensor) -> Tensor:
         """(B, K, 3, H, W) uint8 -> (K * B, 3, H, W), view by view."""
-        return (images.transpose(0, 1).flatten(0, 1).float() - self.pixel_mean) / self.pixel_std  # type: ignore[operator]
+        return (images.transpose(0, 1).flatten(0, 1).float() - self.pixel_mean) / self.pixel_std
 
     def _student_views(self, images: Tensor) -> list[Tensor]:
         """(B, K, 3, H, W) uint8 -> K feature maps (B, D, h, w)."""
@@ -193,7 +202,7 @@ def projection_head(width: int, layers: int, hidden: int, out: int) -> nn.Sequen
     """Linear layers with GELU between them."""
     sizes = [width, *[hidden] * (layers - 1), out]
     parts: list[nn.Module] = []
-    for number, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for number, (before, after) in enumerate(pairwise(sizes)):
         parts += [nn.GELU()] * bool(number) + [nn.Linear(before, after)]
     for part in parts:
         if isinstance(part, nn.Linear):

@@ -173,7 +173,9 @@ def test_perceptual_initialisation_starts_clip_with_its_image_tower(tmp_path: Pa
     assert {n.split(".")[1] for n, p in objective.named_parameters() if p.requires_grad} == {"visual"}
     torch.nn.init.ones_(objective.model.visual.proj)
     weights = {k.removeprefix("model."): v for k, v in objective.state_dict().items()}
-    checkpoint = save_checkpoint(tmp_path, export=open_clip_export(TINY_CLIP), weights=weights, training={}, state=STATE)
+    checkpoint = save_checkpoint(
+        tmp_path, export=open_clip_export(TINY_CLIP), weights=weights, training={}, state=STATE
+    )
     clip, random = _clip(), _clip()
     load_weights(checkpoint, clip)
     changed = {n for n, t in clip.state_dict().items() if not torch.equal(t, random.state_dict()[n])}

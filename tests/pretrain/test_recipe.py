@@ -12,7 +12,7 @@ from data_pipeline.errors import InputError
 from pretrain.recipe import OBJECTIVES
 from pretrain.recipe_file import first_difference, load_init_recipe, load_recipe, recipe_names, recipe_yaml
 
-VARIABLES = ("PINECO_DATA", "PINECO_NIGHTS", "PINECO_YFCC15M", "PINECO_BENCHMARKS")
+VARIABLES = ("PINECO_DATA", "PINECO_NIGHTS", "PINECO_YFCC15M", "PINECO_BENCHMARKS", "PINECO_BACKBONE", "PINECO_IMAGES")
 
 
 @pytest.fixture(autouse=True)
