@@ -15,9 +15,10 @@ OUT    ?= runs/eval.json
 OPS    ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PEERS  := .venv-peers/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain plan sweep status logs stop resume eval compare test fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data toy clean constraints
+.PHONY: help pretrain plan sweep status logs stop resume eval compare test fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data bench-evals peers toy clean constraints
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +99,16 @@ kernels-aot: $(READY) ## compile every kernel for sm_80 and sm_90, no GPU needed
 
 bench-data: $(READY) ## the reading path against webdataset, Pillow and a slow S3 link, into results/
 	$(BIN)/python -m launch.bench_data $(ARGS)
+
+peers: $(PEERS) ## clip-benchmark in an environment of its own, to compare with
+
+$(PEERS): $(READY) constraints-peers.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers
+	$(BIN)/uv pip install --quiet --python .venv-peers/bin/python --constraint constraints-peers.txt clip-benchmark requests
+	@touch $@
+
+bench-evals: $(PEERS) ## the evaluation against clip-benchmark and the bare forward pass, into results/ [ARGS=]
+	$(BIN)/python -m launch.bench_evals $(ARGS)
 
 constraints: $(READY) ## write constraints.txt anew from what is installed
 	{ head -1 constraints.txt; $(BIN)/uv pip freeze --exclude-editable --python $(BIN)/python; } > constraints.new
