@@ -18,7 +18,7 @@ READY  := $(VENV)/.ready
 PEERS  := .venv-peers/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain plan sweep status logs stop resume eval compare test fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data bench-evals peers toy clean constraints
+.PHONY: help pretrain neco plan sweep status logs stop resume eval compare test fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data bench-evals peers toy clean constraints
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ pretrain: $(READY) ## NODES=8 submits it to SLURM instead [CLUSTER= GPUS= RECIPE
 	$(BIN)/python -m launch.submit $(RECIPE) $(ARGS) --nodes $(NODES) --cluster $(CLUSTER) \
 	    $(if $(GPUS),--gpus $(GPUS)) $(if $(RUN),--run-dir $(RUN)) $(if $(DRY_RUN),--dry-run)
 endif
+
+neco: ## post-pretrain a backbone so that patches keep their neighbours' order [RECIPE=neco_tiny NODES= CLUSTER= ARGS=]
+	$(MAKE) --no-print-directory pretrain RECIPE=$(if $(filter file,$(origin RECIPE)),neco_tiny,$(RECIPE))
 
 plan: $(READY) ## memory, speed, bandwidth, hours and cost of a run, before it runs [NODES=8 CLUSTER= RECIPE= ARGS=]
 	$(BIN)/python -m launch.plan $(RECIPE) $(ARGS) --nodes $(if $(filter 0,$(NODES)),1,$(NODES)) --cluster $(CLUSTER)
