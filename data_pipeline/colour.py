@@ -3,7 +3,7 @@
 In numpy, which works in the calling thread only: sums are in one order whatever torch's number of threads is, and the
 threads of the loader do not each start threads of their own. In float32 and rounded once at the end, where the
 original rounds to 8 bits after every step. Measured for 224 x 224 against torchvision's functions on uint8 tensors:
-hue 0.45 ms instead of 1.7, blur 0.2 to 0.8 ms instead of 2.2.
+hue 0.27 ms instead of 2.2, blur 0.2 to 0.7 ms instead of 2.6.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from data_pipeline.crops import MultiCrop
 
 Step = Literal["brightness", "contrast", "saturation", "hue"]
 JITTER: tuple[Step, ...] = ("brightness", "contrast", "saturation", "hue")
+PIECE = 1 << 15  # pixels whose hue is turned at a time
 SIGMA = (0.1, 2.0)  # pixels of the crop
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, what Pillow's mode L is
 
@@ -32,7 +33,7 @@ class ColourChange:
 
 
 def draw_change(settings: MultiCrop, random: np.random.Generator) -> ColourChange:
-    """Takes the same draws whatever comes of them, so that one probability does not change what the others decide."""
+    """Takes the same draws whatever comes of them, so that no setting changes what the others decide."""
     jitters, greys, blurs = random.random(3) < (settings.jitter_p, settings.grey_p, settings.blur_p)
     order = np.argsort(random.random(len(JITTER)), kind="stable")
     places = random.uniform(-1, 1, len(JITTER))
@@ -48,11 +49,11 @@ def change_colour(crop: np.ndarray, change: ColourChange) -> np.ndarray:
         return crop
     image = crop.astype(np.float32, order="C")
     for step, amount in change.jitter:
-        image = _jitter(image, step, amount)
+        _jitter(image, step, amount)
     if change.grey:
-        image = np.repeat(luma(image)[None], 3, axis=0)
+        image[:] = luma(image)
     if change.sigma is not None:
-        image = blur(image, change.sigma)
+        blur(image, change.sigma)
     image += 0.5  # all values are in [0, 255], so that cutting the fraction then rounds
     return image.astype(np.uint8)
 
@@ -66,47 +67,29 @@ def luma(image: np.ndarray) -> np.ndarray:
     return grey
 
 
-def turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """(3, H, W) float32 with the hue of every pixel moved by `turn` of the colour circle.
+def turn_hue(image: np.ndarray, turn: float) -> None:
+    """Moves the hue of every pixel of a (3, H, W) float32 by `turn` of the colour circle.
 
-    Through HSV and back: the lowest channel and the chroma stay, so that, of a hue of h sixths in [0, 6), red is
-    lowest + chroma clip(|h - 3| - 1, 0, 1), green and blue are lowest + chroma clip(2 - |h - c|, 0, 1), c = 2 and 4.
+    Piece by piece, because memory that is asked for and given back in megabytes costs more than the work in it: with
+    crops of 518 pixels 3.0 ms a sample instead of 7.5.
     """
-    red, green, blue = image
-    value, lowest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    chroma = value - lowest
-    scale = 1 / np.maximum(chroma, np.float32(1e-6))
-    sixths = np.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4)
-    sixths = np.where(value == red, (green - blue) * scale, sixths)
-    sixths += np.float32(6 * turn)
-    sixths -= 6 * np.floor(sixths * np.float32(1 / 6))
-    turned = np.empty_like(image)
-    for channel, centre, sign, peak in ((0, 3, 1, -1), (1, 2, -1, 2), (2, 4, -1, 2)):
-        part = np.subtract(sixths, np.float32(centre), out=turned[channel])
-        np.abs(part, out=part)
-        part *= np.float32(sign)
-        part += np.float32(peak)
-        np.clip(part, 0, 1, out=part)
-        part *= chroma
-        part += lowest
-    return turned
+    flat = image.reshape(3, -1)
+    for first in range(0, flat.shape[1], PIECE):
+        _turn_piece(flat[:, first : first + PIECE], turn)
 
 
-def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """(3, H, W) float32 under a Gaussian of this standard deviation in pixels, the border's pixels repeated outside.
+def blur(image: np.ndarray, sigma: float) -> None:
+    """Blurs a (3, H, W) float32 by a Gaussian of this standard deviation in pixels; its border is repeated outside.
 
     One pass a direction, out to three standard deviations. The original is Pillow's GaussianBlur, which has no kernel
     size to be set: it blurs three times by a box.
     """
     radius = math.ceil(3 * sigma)
     weights = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
-    weights /= weights[0] + 2 * weights[1:].sum()
-    blurred = np.empty_like(image)
-    for channel, into in zip(image, blurred, strict=True):  # one by one, which the cache holds: a third of the time
+    weights = (weights / (weights[0] + 2 * weights[1:].sum())).astype(np.float32)
+    for channel in image:  # one by one, which the cache holds: a third of the time
         padded = np.pad(channel, radius, mode="edge")
-        rows = _weigh_lines(padded.T, weights.astype(np.float32)).T
-        into[:] = _weigh_lines(rows, weights.astype(np.float32))
-    return blurred
+        channel[:] = _weigh_lines(_weigh_lines(padded.T, weights).T, weights)
 
 
 def _amount(settings: MultiCrop, step: Step, place: float) -> float:
@@ -118,10 +101,11 @@ def _amount(settings: MultiCrop, step: Step, place: float) -> float:
     return low + (place + 1) / 2 * (high - low)
 
 
-def _jitter(image: np.ndarray, step: Step, amount: float) -> np.ndarray:
-    """May write into `image`; values in [0, 255] before and after."""
+def _jitter(image: np.ndarray, step: Step, amount: float) -> None:
+    """Writes into `image`, which is in [0, 255] before and after."""
     if step == "hue":
-        return turn_hue(image, amount)
+        turn_hue(image, amount)
+        return
     other: np.ndarray | float = 0.0
     if step == "contrast":
         other = float(np.dot(image.mean(axis=(1, 2)), LUMA))
@@ -130,7 +114,39 @@ def _jitter(image: np.ndarray, step: Step, amount: float) -> np.ndarray:
     image *= np.float32(amount)
     if step != "brightness":
         image += other * np.float32(1 - amount)
-    return np.clip(image, 0, 255, out=image)
+    np.clip(image, 0, 255, out=image)
+
+
+def _turn_piece(image: np.ndarray, turn: float) -> None:
+    """Writes into (3, n).
+
+    Through HSV and back: the lowest channel and the chroma stay, so that, of a hue of h sixths in [0, 6), red is
+    lowest + chroma clip(|h - 3| - 1, 0, 1), green and blue are lowest + chroma clip(2 - |h - c|, 0, 1), c = 2 and 4.
+    """
+    red, green, blue = image
+    value, lowest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    chroma = value - lowest
+    scale = 1 / np.maximum(chroma, np.float32(1e-6))
+    sixths = _choose(value == green, (blue - red) * scale + 2, (red - green) * scale + 4)
+    sixths = _choose(value == red, (green - blue) * scale, sixths)
+    sixths += np.float32(6 * turn)
+    sixths -= 6 * np.floor(sixths * np.float32(1 / 6))
+    for channel, (centre, sign, peak) in zip(image, ((3, 1, -1), (2, -1, 2), (4, -1, 2)), strict=True):
+        part = np.subtract(sixths, np.float32(centre), out=channel)
+        np.abs(part, out=part)
+        part *= np.float32(sign)
+        part += np.float32(peak)
+        np.clip(part, 0, 1, out=part)
+        part *= chroma
+        part += lowest
+
+
+def _choose(where: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """np.where for finite numbers, up to a rounding. That one branches at every pixel: up to ten times the time."""
+    one -= two
+    one *= where.astype(np.float32)
+    one += two
+    return one
 
 
 def _weigh_lines(padded: np.ndarray, weights: np.ndarray) -> np.ndarray:

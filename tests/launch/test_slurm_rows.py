@@ -11,9 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from launch.attempts import WITHOUT_PROGRESS, read_attempts
 from launch.checkpoints import saved_steps
 from launch.cluster import Cluster
 from launch.heartbeat import read_beats
-from launch.slurm import job_state, seconds_left, signal_tasks
+from launch.slurm import job_state, signal_tasks
 from launch.spec import JOB
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe, recipe_yaml
@@ -61,12 +58,9 @@ def test_time_limits_and_preemptions_in_turn(
     for number in range(LIMITS):
         next_attempt(run, job, starts)
         starts = len(read_attempts(run / JOB))
-        with held(run):
-            if number % 2:
-                preempt(run, job, random.Random(number))
-                time.sleep(5)  # until SLURM has looked, of a grace of 20
-            else:
-                wait(lambda: seconds_left(job) < 30)  # SLURM warns 30 to 60 s before
+        os.kill(read_beats(run / JOB)[1].pid, signal.SIGSTOP)  # else it is done before SLURM acts, which wakes it
+        if number % 2:
+            preempt(run, job, random.Random(number))
         wait(lambda starts=starts: read_attempts(run / JOB)[starts - 1].ended)  # type: ignore[misc]
     assert ended(job) == "COMPLETED", said(run)
     attempts = read_attempts(run / JOB)
@@ -74,15 +68,6 @@ def test_time_limits_and_preemptions_in_turn(
     assert causes == ["saved"] * (len(causes) - 1) + ["done"], said(run)
     assert len(causes) > LIMITS, "SLURM may warn more often than asked, never less"
     assert_same(run, undisturbed)
-
-
-@contextmanager
-def held(run: Path) -> Iterator[None]:
-    """A rank is stopped meanwhile, so that the run is not done before SLURM has acted."""
-    pid = read_beats(run / JOB)[1].pid
-    os.kill(pid, signal.SIGSTOP)
-    yield
-    os.kill(pid, signal.SIGCONT)
 
 
 @ONLY_LONG
