@@ -71,11 +71,18 @@ class TimmBackbone(Backbone):
 
         if not timm.is_model(name):
             raise InputError(f"model {PREFIX}{name}: timm has no such model; see timm.list_models()")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.module = timm.create_model(
-                name, num_classes=0, img_size=image_size, dynamic_img_size=True, drop_path_rate=drop_path
-            )
+        options: dict[str, Any] = {
+            "num_classes": 0,
+            "img_size": image_size,
+            "dynamic_img_size": True,
+            "drop_path_rate": drop_path,
+        }
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.module = timm.create_model(name, **options)
+        except TypeError:  # it knows no sizes of images
+            self.module = None
         if not isinstance(self.module, VisionTransformer):
             raise InputError(f"model {PREFIX}{name}: no vision transformer, which NeCo's patches come from")
         self.patch, self.width = self.module.patch_embed.patch_size[0], self.module.embed_dim
