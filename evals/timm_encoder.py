@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,29 +20,61 @@ PREFIX = "timm:"
 HUB = "pretrained"  # instead of a file: timm's own weights, which it downloads
 
 
+class TimmModel(NamedTuple):
+    """A backbone on the CPU, without its classifier."""
+
+    module: Any
+    name: str  # for people
+    identity: str  # for machines
+
+
+def load_timm(model: str, **options: Any) -> TimmModel:
+    """timm:NAME:FILE.safetensors, timm:NAME:pretrained, or timm:NAME, which has random weights (seed 0).
+
+    options: further arguments of the architecture. Raises InputError for what cannot be found or loaded.
+    """
+    name, _, weights = model.removeprefix(PREFIX).partition(":")
+    _check(model, name, weights)
+    file = Path(weights) if weights not in ("", HUB) else None
+    module = create_timm(model, name, file, pretrained=weights == HUB, **options)
+    identity = f"timm:{name}:{weights or 'random-seed-0'}" if file is None else file_identity(file)
+    return TimmModel(module, model if weights else f"{model} (random weights)", identity)
+
+
+def create_timm(model: str, architecture: str, weights: Path | None, **options: Any) -> Any:
+    """timm's `architecture` with the tensors of a .safetensors file, random (seed 0) where there is none.
+
+    model: as the user wrote it, for messages. Raises InputError.
+    """
+    import timm
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            module: Any = timm.create_model(architecture, **options)
+        if weights is not None:
+            _load(module, weights)
+        module.reset_classifier(0)
+    except Exception as error:  # weights that do not fit, a failed download: each has its own kind
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"--model {model}: timm cannot load it ({type(error).__name__}: {reason})") from error
+    return module
+
+
+def file_identity(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
 class TimmEncoder:
     """timm:NAME:FILE.safetensors, timm:NAME:pretrained, or timm:NAME, which has random weights (seed 0)."""
 
     def __init__(self, model: str, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
-        import timm
         from timm.data import create_transform, resolve_model_data_config
 
-        name, _, weights = model.removeprefix(PREFIX).partition(":")
-        _check(model, name, weights)
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(0)
-                module: Any = timm.create_model(name, pretrained=weights == HUB)
-            if weights not in ("", HUB):
-                _load(module, Path(weights))
-            module.reset_classifier(0)
-        except Exception as error:  # weights that do not fit, a failed download: each has its own kind
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"--model {model}: timm cannot load it ({type(error).__name__}: {reason})") from error
+        module, self.name, self.identity = load_timm(model)
         self._module = module.to(device).eval()
         self._transform = create_transform(**resolve_model_data_config(self._module), is_training=False)
-        self.name = model if weights else f"{model} (random weights)"
-        self.identity = _identity(name, weights)
         self.device, self.precision = device, precision
 
     def preprocess(self, image: Image.Image) -> Tensor:
@@ -82,10 +114,3 @@ def _load(module: Any, weights: Path) -> None:
     missing = [name for name in missing if not name.startswith(head)]
     if missing or unexpected:
         raise ValueError(f"lacks {', '.join(missing) or 'nothing'}, has unknown {', '.join(unexpected) or 'nothing'}")
-
-
-def _identity(name: str, weights: str) -> str:
-    if weights in ("", HUB):
-        return f"timm:{name}:{weights or 'random-seed-0'}"
-    with Path(weights).open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
