@@ -29,3 +29,8 @@ def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from data_pipeline.toy_world.world import make_toy_world
 
     return make_toy_world(tmp_path_factory.mktemp("toy") / "world", TINY, workers=1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a SLURM first: they take minutes each, mostly waiting, while the other worker does the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
