@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data_pipeline.errors import InputError
@@ -73,6 +74,15 @@ def job_state(job: str) -> str | None:
         if "Invalid job id" in str(error):
             return None
         raise
+
+
+def own_job(environment: Mapping[str, str]) -> str:
+    """The number of the job that a process runs in. A task of an array is ARRAY_TASK.
+
+    One of them has the array's own number as SLURM_JOB_ID, by which scancel and scontrol mean all of them.
+    """
+    array = environment.get("SLURM_ARRAY_JOB_ID")
+    return environment["SLURM_JOB_ID"] if array is None else f"{array}_{environment['SLURM_ARRAY_TASK_ID']}"
 
 
 def seconds_left(job: str) -> float:

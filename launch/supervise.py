@@ -35,7 +35,7 @@ _LEAVE = 15.0  # seconds before the time limit at which ranks that have not save
 
 
 def main(run: Path) -> int:
-    folder, job = run / JOB, os.environ["SLURM_JOB_ID"]
+    folder, job = run / JOB, slurm.own_job(os.environ)
     for number in (signal.SIGTERM, signal.SIGUSR2):  # meant for the ranks, which save; SLURM ends this process at last
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which srun would inherit
     spec = read_spec(run)

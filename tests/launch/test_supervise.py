@@ -120,3 +120,10 @@ def test_what_squeue_says_of_the_time_left(monkeypatch: pytest.MonkeyPatch, said
     """Minutes would be taken for hours, and ranks ended a day early."""
     monkeypatch.setattr(slurm, "ask", lambda *_: f"{said}\n")
     assert slurm.seconds_left("7") == seconds
+
+
+def test_a_task_of_an_array_speaks_for_itself() -> None:
+    """The task whose number is the array's would end, signal or requeue all runs of a sweep."""
+    assert slurm.own_job({"SLURM_JOB_ID": "8"}) == "8"
+    task = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "5"}
+    assert slurm.own_job(task) == "8_5"
