@@ -188,6 +188,7 @@ def _first_crash(folder: Path) -> str | None:
 
 def _start_again(job: str) -> int:
     """Puts the job back into the queue, and waits for SLURM to end it: who leaves first would end it for good."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SLURM's, once the job is back: no rank is left to be told
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     for pause in _PATIENCE:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -70,6 +71,14 @@ def test_a_controller_that_is_silent_ends_nothing(monkeypatch: pytest.MonkeyPatc
     assert [limit.look(now) for now in (0, 59, 61, 1000)] == [None] * 4
 
 
+@pytest.fixture
+def _sigterm() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("_sigterm")
 def test_a_requeue_that_fails_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A controller that restarts in the second of a preemption would lose the run."""
     answers: list[Exception | None] = [InputError("scontrol: no answer"), None]
@@ -87,6 +96,7 @@ def test_a_requeue_that_fails_is_asked_for_again(monkeypatch: pytest.MonkeyPatch
     assert slept == [5, 60.0]
 
 
+@pytest.mark.usefixtures("_sigterm")
 def test_a_job_that_came_back_by_itself_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """F8: the batch script of an attempt that was preempted would end the next one, and that the next, for ever."""
     asked, counts = list[str](), [0, 1]
