@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_pipeline.errors import InputError
-from evals.encoder import CONFIG_FILE, WEIGHTS_FILE, Precision
+from evals.encoder import CONFIG_FILE, WEIGHTS_FILE, Precision, check_device
 from evals.timm_encoder import PREFIX, create_timm, file_identity, load_timm
 
 TIMM_CONFIG_FILE, TIMM_WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -54,7 +54,7 @@ def load_dense_encoder(model: str, *, device: str = "cpu", precision: Precision 
     tokens. Position embeddings are resampled to the size of the images. The global random state is left alone, and no
     pickled code is run. Raises InputError for what cannot be found, loaded, or has no patch tokens.
     """
-    target = _device(device)
+    target = check_device(device)
     if model.startswith(PREFIX):
         loaded = _timm_by_name(model)
     elif (Path(model) / CONFIG_FILE).is_file():
@@ -134,16 +134,6 @@ def _resampled(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) ->
     grid = positions[1:].reshape(1, *old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=new, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat((positions[:1], grid.permute(0, 2, 3, 1).flatten(1, 2)[0]))
-
-
-def _device(device: str) -> torch.device:
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"--device {device!r}: no such kind of device; use cpu, cuda or cuda:0") from None
-    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {device}: {torch.cuda.device_count()} CUDA devices are visible here; use cpu")
-    return target
 
 
 def _timm_by_name(model: str) -> _Loaded:

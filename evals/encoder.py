@@ -55,7 +55,7 @@ def load_encoder(model: str, *, device: str = "cpu", precision: Precision = "fp3
     "bf16" runs the towers under autocast. The global random state is left alone, and no pickled code is run.
     Raises InputError for what cannot be found or loaded.
     """
-    target = _check_device(device)
+    target = check_device(device)
     if model.startswith(PREFIX):
         return TimmEncoder(model, target, precision)
     source = _find_source(model)
@@ -113,7 +113,8 @@ class _OpenClipEncoder:
         return F.normalize(features.float(), dim=-1).cpu()
 
 
-def _check_device(device: str) -> torch.device:
+def check_device(device: str) -> torch.device:
+    """What `--device` means; raises InputError for what is not here."""
     try:
         target = torch.device(device)
     except RuntimeError:
