@@ -9,6 +9,7 @@ With --parity MODEL it measures no time, but every figure of whole sets by both 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -27,6 +28,7 @@ from data_pipeline.bench.figures import Demand, Figure
 from data_pipeline.errors import InputError
 from evals.commit import commit
 from evals.datasets import open_folder
+from evals.encoder import WEIGHTS_FILE
 from evals.provenance import hardware, versions
 from launch.eval_cuts import Cut, cut_sets
 from launch.peer_clip_benchmark import (
@@ -91,6 +93,12 @@ class Round:
         """Of these parts of the bare process together; None where one was not measured."""
         found = [self.bare[part] for part in parts]
         return None if None in found else sum(part[clock] for part in found)
+
+
+def identity_of(export: str) -> str:
+    """What a record calls a model: its weights, not where they lie on one machine."""
+    with (Path(export.removeprefix("local-dir:")) / WEIGHTS_FILE).open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -281,7 +289,7 @@ def _parity(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     print(f"{ours.wall:.1f} s ours, {peers.seconds:.1f} s clip-benchmark")
     return {
         "what": "every figure by both programs, fp32, CPU",
-        "model": options.parity,
+        "model": identity_of(options.parity),
         "tasks": list(setting.tasks),
         "cut": asdict(cut),
         "parity": found,
