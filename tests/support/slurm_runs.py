@@ -160,9 +160,20 @@ def chaos(seed: int, recipe: Recipe, cluster: Cluster, run: Path) -> list[str]:
     return fired
 
 
-def processes_of(folder: Path) -> list[int]:
-    """Those whose command line names something in a folder: what a run left behind."""
-    return [pid for pid, words in _processes() if any(str(folder) in word for word in words)]
+def processes_of(folder: Path, module: str = "") -> list[int]:
+    """Those whose command line names something in a folder, and a module: e.g. what a run left behind."""
+    found = [(pid, words) for pid, words in _processes() if any(str(folder) in word for word in words)]
+    return [pid for pid, words in found if not module or (module in words and not words[0].endswith("srun"))]
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def states_of_nodes() -> set[str]:
