@@ -24,6 +24,8 @@ def test_stream_values_never_change() -> None:
         "SHUFFLED_VOTES": 5,
         "SUBSTITUTE": 6,
         "SIDES": 7,
+        "REFERENCES": 8,
+        "QUEUE": 9,
     }
 
 
