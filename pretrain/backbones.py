@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from pretrain.models import MEAN, STD, build_clip, open_clip_export
 PREFIX = "timm:"
 
 
-class Backbone:
+class Backbone(ABC):
     """What NeCo needs of a model; `module` is what is trained and exported."""
 
     module: Any
@@ -31,19 +32,20 @@ class Backbone:
     mean: tuple[float, ...]  # of pixels in [0, 1], by channel
     std: tuple[float, ...]
 
+    @abstractmethod
     def tokens(self, module: Any, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised, H and W multiples of `patch` -> (B, D, h, w), after the last norm.
 
         module: this one's, or a copy of it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def blocks(self) -> list[nn.Module]:
-        raise NotImplementedError
+        """In the order in which they are passed."""
 
+    @abstractmethod
     def attention_inputs(self, module: Any) -> tuple[nn.Module, Any]:
         """(the module of the last block whose input is attended to, a function of that input: see `attention`)."""
-        raise NotImplementedError
 
     def tokens_and_attention(self, module: Any, images: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens, and (B, h, w) the last block's attention of the class token to them, averaged over heads."""
