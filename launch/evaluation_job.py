@@ -32,7 +32,7 @@ logger = logging.getLogger("pineco")
 
 
 class EvaluationJobs:
-    """A callable for every published checkpoint, as launch.hooks.Evaluator is where there is no cluster."""
+    """A callable for every published checkpoint, as launch.evaluator.Evaluator is where there is no cluster."""
 
     def __init__(self, run: Path, recipe: Recipe) -> None:
         self._run, self._recipe = run, recipe

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +48,12 @@ class Board:
 
 def run_id(folder: Path) -> str:
     """Of the run in a directory, made when it is first asked for."""
-    path = folder / _ID
-    try:
-        with path.open("x") as file:
-            file.write(uuid.uuid4().hex[:8])
-    except FileExistsError:
-        pass
+    path, mine = folder / _ID, uuid.uuid4().hex[:8]
+    draft = folder / f".{_ID}.{mine}"
+    draft.write_text(mine)
+    with suppress(FileExistsError):  # whoever is first decides, and nobody reads half of it
+        os.link(draft, path)
+    draft.unlink()
     return path.read_text()
 
 
