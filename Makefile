@@ -18,7 +18,7 @@ READY  := $(VENV)/.ready
 PEERS  := .venv-peers/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain neco plan sweep status logs stop resume eval compare test fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data bench-evals peers toy clean constraints
+.PHONY: help pretrain neco align plan sweep status logs stop resume eval compare test fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data bench-evals peers toy clean constraints
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ endif
 
 neco: ## post-pretrain a backbone so that patches keep their neighbours' order [RECIPE=neco_tiny NODES= CLUSTER= ARGS=]
 	$(MAKE) --no-print-directory pretrain RECIPE=$(if $(filter file,$(origin RECIPE)),neco_tiny,$(RECIPE))
+
+align: ## tune a backbone on human similarity triplets by LoRA [RECIPE=align_tiny NODES= CLUSTER= ARGS=]
+	$(MAKE) --no-print-directory pretrain RECIPE=$(if $(filter file,$(origin RECIPE)),align_tiny,$(RECIPE))
 
 plan: $(READY) ## memory, speed, bandwidth, hours and cost of a run, before it runs [NODES=8 CLUSTER= RECIPE= ARGS=]
 	$(BIN)/python -m launch.plan $(RECIPE) $(ARGS) --nodes $(if $(filter 0,$(NODES)),1,$(NODES)) --cluster $(CLUSTER)

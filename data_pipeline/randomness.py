@@ -19,6 +19,8 @@ class Stream(IntEnum):
     SIDES = 7
     REFERENCES = 8
     QUEUE = 9
+    SHARE = 10
+    CLASS_TRIPLETS = 11
 
 
 def bits(seed: int, stream: Stream, *numbers: int) -> np.random.Philox:

@@ -22,14 +22,15 @@ from data_pipeline.randomness import Stream, permutation
 from data_pipeline.reader import Members, RowReader, SampleError
 from data_pipeline.shard_set import ShardOptions, open_shards
 from data_pipeline.transforms import resize_square
-from data_pipeline.triplet_table import TripletTable, read_nights, read_table, select_rows
+from data_pipeline.triplet_rows import RowChoice, Ties, choose_rows, describe
+from data_pipeline.triplet_table import TripletTable, read_nights, read_table
 
 
 class TripletSource:
     """Fills batches of triplets.
 
-    min_votes: rows with fewer votes are dropped (NIGHTS keeps 6 or more); `dropped` counts them and the ties.
-    shuffled: the control. The votes are dealt out anew among the rows that were kept: same images, same balance of
+    split, min_votes, ties, share: see RowChoice; `chosen` counts what they leave out.
+    shuffled: the control. The votes are dealt out anew among the rows that were chosen: same images, same balance of
     left and right, no judgement left in them.
     """
 
@@ -42,14 +43,21 @@ class TripletSource:
         split: str,
         min_votes: int,
         seed: int,
+        ties: Ties = "drop",
+        share: float = 1.0,
         shuffled: bool = False,
     ) -> None:
         self.reader, self.image_size, self.decoded = reader, image_size, DecodeCounts()
-        kept = select_rows(table, split, min_votes)
-        self.dropped = int(table.of_split(split).sum()) - len(kept)
-        self._images = table.images[kept]
-        votes = table.right_vote[kept]
-        self._votes = votes[permutation(len(kept), seed, Stream.SHUFFLED_VOTES)] if shuffled else votes
+        choice = RowChoice(split=split, min_votes=min_votes, ties=ties, share=share, seed=seed)
+        self.chosen = choose_rows(table, choice)
+        self._images = table.images[self.chosen.rows]
+        votes = table.right_vote[self.chosen.rows]
+        self._votes = votes[permutation(len(votes), seed, Stream.SHUFFLED_VOTES)] if shuffled else votes
+        self._about = f"{table.where}: {describe(choice, self.chosen)}" + (", with shuffled votes" if shuffled else "")
+
+    def describe(self) -> str:
+        """What is read and what is left out, in one line for a log."""
+        return self._about
 
     def __len__(self) -> int:
         return len(self._images)

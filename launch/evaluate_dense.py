@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import InputError
+from launch.arguments import check_report_path, positive, positive_number
 
 if TYPE_CHECKING:
     from evals.dense import DenseEncoder
@@ -33,29 +34,25 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--baseline", type=Path, help="report of another model, to which this one is compared image by image")
     add("--train", default="train", help="split of the memory, or of the linear layer (%(default)s)")
     add("--test", default="test", help="split that is measured (%(default)s)")
-    add("--size", type=_positive, default=224, help="images become SIZE x SIZE pixels (%(default)s)")
-    add("--seeds", type=_positive, default=3, help="runs, where chance has a part (%(default)s)")
-    add("--memory", type=_positive, default=1_024_000, help="incontext: patches in the memory (%(default)s)")
-    add("--neighbours", type=_positive, default=30, help="incontext (%(default)s)")
+    add("--size", type=positive, default=224, help="images become SIZE x SIZE pixels (%(default)s)")
+    add("--seeds", type=positive, default=3, help="runs, where chance has a part (%(default)s)")
+    add("--memory", type=positive, default=1_024_000, help="incontext: patches in the memory (%(default)s)")
+    add("--neighbours", type=positive, default=30, help="incontext (%(default)s)")
     add(
         "--search", choices=("torch", "faiss"), default="torch", help="incontext; faiss must be installed (%(default)s)"
     )
-    add("--epochs", type=_positive, default=25, help="linear (%(default)s)")
-    add(
-        "--drop-at", type=_positive, help="linear: epoch after which --schedule step divides by ten (4/5 of the epochs)"
-    )
-    add("--learning-rate", type=_positive_number, default=0.01, help="linear (%(default)s)")
+    add("--epochs", type=positive, default=25, help="linear (%(default)s)")
+    add("--drop-at", type=positive, help="linear: epoch after which --schedule step divides by ten (4/5 of the epochs)")
+    add("--learning-rate", type=positive_number, default=0.01, help="linear (%(default)s)")
     add("--schedule", choices=("step", "cosine"), default="step", help="linear (%(default)s)")
-    add("--head-batch", type=_positive, default=128, help="linear: images a step (%(default)s)")
+    add("--head-batch", type=positive, default=128, help="linear: images a step (%(default)s)")
     add("--batch-norm", action="store_true", help="linear: before the layer")
-    add(
-        "--cache-gib", type=_positive_number, default=4.0, help="linear: features in memory, then on disk (%(default)s)"
-    )
-    add("--batch-size", type=_positive, default=32, help="images through the model at a time (%(default)s)")
+    add("--cache-gib", type=positive_number, default=4.0, help="linear: features in memory, then on disk (%(default)s)")
+    add("--batch-size", type=positive, default=32, help="images through the model at a time (%(default)s)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the model (%(default)s)")
-    add("--workers", type=_positive, default=min(16, os.cpu_count() or 1), help="threads that decode (%(default)s)")
-    add("--pictures", type=_positive, default=6, help="test images that are shown (%(default)s)")
+    add("--workers", type=positive, default=min(16, os.cpu_count() or 1), help="threads that decode (%(default)s)")
+    add("--pictures", type=positive, default=6, help="test images that are shown (%(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -64,7 +61,7 @@ def run(options: argparse.Namespace) -> DenseReport:
     from evals.dense_report import read_baseline
     from evals.segmentation_data import open_segmentation
 
-    _check_output(options.out)
+    check_report_path(options.out)
     baseline = read_baseline(options.baseline) if options.baseline else None
     data = open_segmentation(options.data, train=options.train, test=options.test)
     if baseline is not None:
@@ -180,29 +177,6 @@ def _write(path: Path, report: DenseReport, measured: Measured, data: Segmentati
     save_counts(path, measured.runs)
     write_text_atomically(path.with_suffix(".md"), markdown(report, path.with_suffix(".png").name))
     write_text_atomically(path, report.to_json())
-
-
-def _check_output(path: Path) -> None:
-    if path.suffix != ".json" or path.is_dir():
-        raise InputError(f"--out {path}: must be a file that ends in .json")
-    if not path.parent.is_dir():
-        raise InputError(f"--out {path}: there is no folder {path.parent}; create it first")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
-def _positive_number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -47,14 +47,12 @@ class Checkpointer:
             return
         self.log.pause()
         self.heart.beat("save", state.step)
-        weights, training = gather_tensors(self.engine)
+        exported, training = gather_tensors(self.engine)
         if self.ranks.leads:
             if self.lease is not None:
                 self.lease.check()
             self.folder.mkdir(exist_ok=True)
-            checkpoint = save_checkpoint(
-                self.folder, export=self.engine.objective.export, weights=weights, training=training, state=state
-            )
+            checkpoint = save_checkpoint(self.folder, exported=exported, training=training, state=state)
             prune(self.folder, self.recipe.checkpoint.keep)
             logger.info("saved %s", checkpoint.path)
             self.heart.beat("evaluate")

@@ -48,6 +48,14 @@ def build_loader(recipe: Recipe, ranks: RankInfo, *, ledger: Path, pin: bool) ->
     )
 
 
+def describe_data(loader: Loader[Any]) -> str | None:
+    """One line for the log: which judgements are read, and how many are left out for which reason; None of other data.
+
+    Said by the run, not while the loader is made, because run.log is opened later.
+    """
+    return loader.source.describe() if isinstance(loader.source, TripletSource) else None
+
+
 def ensure_toy_world(recipe: Recipe, ranks: RankInfo) -> None:
     """Writes the recipe's toy world where it is not there yet; one rank writes, the others wait."""
     if recipe.toy_world is not None and ranks.leads:
@@ -72,7 +80,7 @@ def _source(recipe: Recipe) -> Source[Any]:
     if isinstance(data, MultiCropSettings):
         views = MultiCrop(**{field.name: getattr(data, field.name) for field in fields(MultiCrop)})
         return MultiCropSource(open_shards(data.root, options), settings=views, seed=recipe.seed)
-    size = image_size(recipe.model)
+    size = recipe.objective.image_size if recipe.objective.kind == "align" else image_size(recipe.model)
     if isinstance(data, ImageTextSettings):
         return ImageTextSource(
             open_shards(data.root, options),
@@ -89,6 +97,8 @@ def _source(recipe: Recipe) -> Source[Any]:
         split=data.split,
         min_votes=data.min_votes,
         seed=recipe.seed,
+        ties=data.ties,
+        share=data.share,
         shuffled=data.shuffled,
     )
 

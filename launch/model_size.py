@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,10 @@ _SAME_SIZE = {  # keys that change neither the number of weights nor that of FLO
 _POOL_ONE_TOKEN = ("tok", "argmax", "first", "last", "eos")
 
 
+class NoEstimateError(InputError):
+    """Nothing is wrong with the run, but no formula knows its objective or its architecture."""
+
+
 @dataclass(frozen=True)
 class Tower:
     """A transformer over `tokens` tokens of `width` values. Sizes are counts, FLOPs are of one sample."""
@@ -40,32 +44,53 @@ class Tower:
     input_parameters: int  # embeddings, and the norm before the first layer
     input_flops: int  # of the patch embedding
     input_values: int  # pixels of an image, or 0
+    patch: int = 0  # pixels of a patch's side, or 0
+    prefix: int = 1  # tokens before those of patches: the class token, and registers
+    pre_norm: bool = False  # a norm before the first layer
+    layer_scale: bool = False  # both branches of a layer are multiplied by w learned values
+
+    @property
+    def layer_parameters(self) -> int:
+        """4 w^2 + 4 w (attention), 2 w h + h + w (MLP), 4 w (two norms); 2 w of layer scale."""
+        w, h = self.width, self.hidden
+        return 4 * w * w + 4 * w + 2 * w * h + h + w + 4 * w + 2 * w * self.layer_scale
 
     @property
     def parameters(self) -> int:
-        """Layer: 4 w^2 + 4 w (attention), 2 w h + h + w (MLP), 4 w (two norms); then a norm and the projection w d."""
-        w, h = self.width, self.hidden
-        layer = 4 * w * w + 4 * w + 2 * w * h + h + w + 4 * w
-        return self.input_parameters + self.layers * layer + 2 * w + w * self.output
+        """Embeddings and layers; then a norm and the projection w d."""
+        w = self.width
+        return self.input_parameters + self.layers * self.layer_parameters + 2 * w + w * self.output
+
+    @property
+    def layer_flops(self) -> int:
+        """Forward, two for a multiply-add: n (4 w^2 + 2 w h) in matrices and 2 n^2 w in attention."""
+        n, w = self.tokens, self.width
+        return 2 * (n * (4 * w * w + 2 * w * self.hidden) + 2 * n * n * w)
 
     @property
     def flops(self) -> int:
-        """Forward, two for a multiply-add: a layer has n (4 w^2 + 2 w h) in matrices and 2 n^2 w in attention.
+        """Forward. Counted as open_clip's docs/model_profile.csv does; norms, GELU and softmax are left out."""
+        return self.input_flops + self.layers * self.layer_flops + 2 * self.width * self.output
 
-        Counted as open_clip's docs/model_profile.csv does; norms, GELU and softmax are left out.
-        """
-        n, w = self.tokens, self.width
-        layer = n * (4 * w * w + 2 * w * self.hidden) + 2 * n * n * w
-        return self.input_flops + 2 * (self.layers * layer + w * self.output)
+    def at(self, side: int) -> Tower:
+        """The same image tower for images of another size, whose positions are resampled."""
+        patches = (side // self.patch) ** 2
+        return replace(
+            self,
+            tokens=patches + self.prefix,
+            input_flops=2 * patches * self.width * 3 * self.patch**2,
+            input_values=3 * side * side,
+        )
 
     def layer_bytes(self, precision: Precision) -> int:
         """What autograd keeps of one layer and sample.
 
         A token has 36 w + 8 h bytes in fp32: the inputs of two norms, of the four matrices and of GELU, query, key,
-        value and the output of fused attention. Under autocast to bf16 22 w + 4 h, because norms stay fp32.
+        value and the output of fused attention. Under autocast to bf16 22 w + 4 h, because norms stay fp32. Layer scale
+        keeps what it multiplies: 8 w, in bf16 4 w.
         """
-        w, h = self.width, self.hidden
-        return self.tokens * (22 * w + 4 * h if precision == "bf16" else 36 * w + 8 * h)
+        w, h, scaled = self.width, self.hidden, 4 * self.width * self.layer_scale
+        return self.tokens * (22 * w + 4 * h + scaled if precision == "bf16" else 36 * w + 8 * h + 2 * scaled)
 
     def input_bytes(self, precision: Precision) -> int:
         """The image as uint8, as fp32 and, under autocast, as bf16; 8 bytes a text token."""
@@ -124,7 +149,10 @@ def logit_bytes(local: int, batch: int) -> float:
 
 
 def model_size(name: str) -> ModelSize:
-    """Of a model by name (ours, then open_clip's) or path of a .json config; InputError for other architectures."""
+    """Of a model by name (ours, then open_clip's) or path of a .json config.
+
+    Raises InputError where there is no such model, NoEstimateError for other architectures.
+    """
     config = read_config(name)
     try:
         return _size(name, config)
@@ -179,7 +207,7 @@ def _vision(name: str, given: dict[str, Any], output: int) -> Tower:
     _refuse_others(name, given, set(_VISION), "vision_cfg.")
     c = {**_VISION, **given}
     if not isinstance(c["layers"], int) or not isinstance(c["image_size"], int):
-        raise InputError(f"model {name}: a list in vision_cfg; plan knows ViT towers only, e.g. ViT-B-32")
+        raise NoEstimateError(f"model {name}: a list in vision_cfg; plan knows ViT towers only, e.g. ViT-B-32")
     width, patch, side = c["width"], c["patch_size"], c["image_size"]
     if width % c["head_width"] or side < patch:
         raise InputError(f"model {name}: vision_cfg: head_width must divide width, patch_size fit into image_size")
@@ -194,6 +222,8 @@ def _vision(name: str, given: dict[str, Any], output: int) -> Tower:
         input_parameters=width * patch_values + width + tokens * width + 2 * width,
         input_flops=2 * patches * width * patch_values,
         input_values=3 * side * side,
+        patch=patch,
+        pre_norm=True,
     )
 
 
@@ -214,11 +244,11 @@ def _text(name: str, given: dict[str, Any], output: int) -> Tower:
 
 
 def _refuse_others(name: str, config: dict[str, Any], known: set[str], where: str = "") -> None:
-    """Raises InputError for a setting that makes another architecture, which these formulas would size wrongly."""
+    """Raises NoEstimateError for a setting that makes another architecture, which these formulas would size wrongly."""
     for key, value in config.items():
         pools = key == "pool_type" and value in _POOL_ONE_TOKEN
         if value and not pools and key not in known | _SAME_SIZE:
-            raise InputError(f"model {name} sets {where}{key}; plan knows ViT towers only, e.g. ViT-B-32")
+            raise NoEstimateError(f"model {name} sets {where}{key}; plan knows ViT towers only, e.g. ViT-B-32")
 
 
 def millions(count: float) -> str:

@@ -9,30 +9,36 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from data_pipeline.errors import InputError
+from launch.align_work import align_work
 from launch.cluster import Cluster, load_cluster
-from launch.model_size import GIB, gathered_bytes, millions, model_size
-from launch.stage import DataSize, Stage
+from launch.data_size import data_size
+from launch.model_size import GIB, NoEstimateError, millions
+from launch.neco_work import neco_work
+from launch.stage import Stage
+from launch.workload import Work, clip_work, triplet_work
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_init_recipe, load_recipe, recipe_names
 
-IMAGE_BYTES = 60_000  # of a photo of YFCC15M's size where nothing is known; 30 to 110 KB are usual
-PAIRS, TRIPLETS = 15_000_000, 16_000  # YFCC15M; 8 in 10 of NIGHTS' 20,019 (arXiv 2306.09344)
 DECODED = 735  # images/s a core, 500 x 375 -> 224 (results/data/bench.json)
 EXTENT = 16 * 2**20  # bytes of a GET
 BLOCK = 64 * EXTENT  # what a lane is shuffled in
 PREFIX_GETS = 5500  # GET/s that S3 gives a prefix
 WIDTH = 160  # characters, where the output is no terminal
-PLANNED = ("clip", "perceptual_init")  # objectives whose memory and speed are counted
 RESTART = 900.0  # seconds from the end of one job until the next one trains, with a short queue
+WORK: dict[str, Callable[[Recipe], Work]] = {
+    "clip": clip_work,
+    "perceptual_init": triplet_work,
+    "align": align_work,
+    "neco": neco_work,
+}
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ def goodput(stall: float, interval: float, mtbf: float, lost: float) -> float:
 
 
 def _memory(s: Stage) -> Iterator[Line]:
-    for what, size, formula in s.memory:
-        yield _line(s, what, size / GIB, "GiB", formula)
+    for part in s.memory:
+        yield _line(s, part.what, part.value / GIB, "GiB", part.formula)
     limit, total = s.memory_limit / GIB, s.memory_bytes / GIB
     care = "little is left for what CUDA and NCCL take themselves" if total > 0.85 * limit else None
     yield _line(s, "memory a rank", total, "GiB", f"sum, of {limit:g} GiB; what CUDA takes is not counted", care)
@@ -97,7 +103,9 @@ def _time(s: Stage) -> Iterator[Line]:
     hard, data, cluster = s.cluster.hardware, s.recipe.data, s.cluster
     known = "steps and hours are as good as this guess" if s.data.guessed else None
     yield _line(s, "samples", s.data.samples, "", s.data.source, known)
-    ours = f"{hard.tflops:g} TFLOP/s x {hard.mfu:g} / (3 x {s.flops / 3e9:.2f} GFLOP)"
+    for part in s.work.parts:
+        yield _line(s, part.what, part.value / 1e9, "GFLOP a sample", part.formula)
+    ours = f"{hard.tflops:g} TFLOP/s x {hard.mfu:g} / {s.work.flops_formula}"
     yield _line(s, "samples/s a GPU", s.rate, "1/s", ours)
     yield _line(s, "samples/s in all", s.rate * s.ranks, "1/s", f"{s.rate:.0f} x {s.ranks} ranks")
     yield _line(s, "step", s.step_seconds, "s", f"{data.batch_size} / {s.rate * s.ranks:.0f}")
@@ -135,40 +143,51 @@ def _reading(s: Stage) -> Iterator[Line]:
 
 def _feeding(s: Stage) -> Iterator[Line]:
     data, tasks, cpus = s.recipe.data, s.cluster.tasks, s.cluster.cpus_per_task
-    images = s.rate * tasks * s.images
-    cores, threads = images / DECODED, tasks * min(cpus, data.workers)
+    cores, busy = _decoding(s)
+    threads = tasks * min(cpus, data.workers)
     there = f"{threads} decode: {tasks} tasks x min({cpus} CPUs, {data.workers} data.workers)"
     more = "data.workers" if data.workers < cpus else "cpus_per_task and data.workers"
     care = f"{threads} decode {100 * threads / cores:.0f} % of it; raise {more}" if cores > threads else None
-    yield _line(s, "cores that decode, a node", cores, "", f"{images:.0f} images/s / {DECODED} a core; {there}", care)
+    yield _line(s, "cores that decode, a node", cores, "", f"{busy}; {there}", care)
     asked = f"data.memory_gib {data.memory_gib:g} x {tasks} tasks, of {s.cluster.hardware.ram_gib:g} GiB"
     yield _line(s, "read-ahead memory a node", data.memory_gib * tasks, "GiB", asked)
-    lanes, blocks = data.lanes / s.ranks, math.ceil(data.lanes / s.ranks) * BLOCK / GIB
+    lane = min(BLOCK, s.data.samples * s.data.sample_bytes / data.lanes)  # that is shuffled at once
+    lanes, blocks = data.lanes / s.ranks, math.ceil(data.lanes / s.ranks) * lane / GIB
     care = None
     if lanes < 1 and not s.in_memory:
         care = "ranks that share a lane read most samples one by one; data.lanes changes the order of samples"
     elif blocks > data.memory_gib and not s.in_memory:
-        care = f"their blocks have {blocks:g} GiB, data.memory_gib is {data.memory_gib:g}: part is read one by one"
+        care = f"their blocks have {blocks:.3g} GiB, data.memory_gib is {data.memory_gib:g}: part is read one by one"
     yield _line(s, "lanes a rank", lanes, "", f"{data.lanes} / {s.ranks} ranks", care)
+
+
+def _decoding(s: Stage) -> tuple[float, str]:
+    """Cores of a node that are busy with its images, and the formula."""
+    samples = s.rate * s.cluster.tasks
+    if s.work.core_seconds is None:
+        images = samples * s.work.images
+        return images / DECODED, f"{images:.0f} images/s / {DECODED} a core"
+    each = f"{1e3 * s.work.core_seconds:.2f} ms of a core ({s.work.core_formula})"
+    return samples * s.work.core_seconds, f"{samples:.0f} images/s x {each}"
 
 
 def _network(s: Stage) -> Iterator[Line]:
     gbit, accumulation, zero = s.cluster.hardware.node_gbit, s.recipe.data.accumulation, s.recipe.engine.zero_stage
-    trained = millions(s.trained)
+    trained = millions(s.work.trained)
     # ZeRO 2 scatters gradients in every micro-batch and gathers weights once; each is half of an all-reduce.
     times = (accumulation + 1) / 2 if zero == 2 and s.recipe.engine.kind == "deepspeed" else 1
     often = f" x {times:g}" if times != 1 else ""
     ring = f"2 x {s.ranks - 1} / {s.ranks} x {trained} x 4{often}"
-    yield _line(s, "all-reduce a GPU", times * ring_bytes(s.trained, s.ranks) / 1e9, "GB a step", ring)
-    between = times * ring_bytes(s.trained, s.nodes)
+    yield _line(s, "all-reduce a GPU", times * ring_bytes(s.work.trained, s.ranks) / 1e9, "GB a step", ring)
+    between = times * ring_bytes(s.work.trained, s.nodes)
     words = f"2 x {s.nodes - 1} / {s.nodes} x {trained} x 4{often}, hierarchical"
     yield _line(s, "all-reduce a node", between / 1e9, "GB a step", words)
-    features = 0.0
-    if s.pairs:
+    features, gathered = 0.0, s.work.gathered
+    if gathered is not None:
         batch = s.micro * s.ranks
-        features = 2 * accumulation * gathered_bytes(batch, s.model.embed_dim) * (s.nodes - 1) / s.nodes
-        words = f"{accumulation} x 2 x 2 B d 4 x {s.nodes - 1} / {s.nodes}, B = {batch}, there and back"
-        yield _line(s, "features a node", features / 1e9, "GB a step", words)
+        features = accumulation * batch * gathered.value * (s.nodes - 1) / s.nodes
+        words = f"{accumulation} x {gathered.formula} x {s.nodes - 1} / {s.nodes}, B = {batch}"
+        yield _line(s, gathered.what, features / 1e9, "GB a step", words)
     seconds = (between + features) * 8 / (gbit * 1e9)
     share = seconds / s.step_seconds
     care = f"{100 * share:.0f} % of a step, and nothing hides it" if share > 0.1 else None
@@ -199,11 +218,12 @@ def _failures(s: Stage) -> Iterator[Line]:
 
 
 def _disk(s: Stage) -> Iterator[Line]:
-    formula = f"4 P + 8 T = 4 x {millions(s.model.parameters)} + 8 x {millions(s.trained)}"
+    formula = f"4 P + 8 T = 4 x {millions(s.work.parameters)} + 8 x {millions(s.work.trained)}"
+    formula += f" + {s.work.kept.formula}" if s.work.kept else ""
     yield _line(s, "checkpoint", s.checkpoint_bytes / 1e9, "GB", formula)
     saved = math.ceil(s.steps * s.step_seconds / _own_interval(s) - 1e-6)
     whole = min(saved, s.recipe.checkpoint.keep)
-    total = whole * s.checkpoint_bytes + (saved - whole) * 4 * s.model.parameters
+    total = whole * s.checkpoint_bytes + (saved - whole) * 4 * s.work.exported
     yield _line(s, "checkpoints in the end", total / 1e9, "GB", f"{whole} whole, {saved - whole} of weights alone")
 
 
@@ -238,50 +258,6 @@ def _line(s: Stage, what: str, value: float, unit: str, formula: str, care: str 
     return Line(s.recipe.name, "", what, value, unit, formula, care)
 
 
-def data_size(recipe: Recipe, samples: int | None, sample_bytes: float | None) -> DataSize:
-    """As given, else from the index of a folder that is there, else from the toy world's settings, else guessed.
-
-    Nothing is asked of S3. Raises InputError for shards that a run would refuse.
-    """
-    found = _opened(recipe) if samples is None or sample_bytes is None else None
-    found = found or _guessed(recipe)
-    if samples is not None:
-        found = replace(found, samples=samples, source="as given", guessed=False)
-    return found if sample_bytes is None else replace(found, sample_bytes=sample_bytes, bytes_source="as given")
-
-
-def _guessed(recipe: Recipe) -> DataSize:
-    pairs, toy = recipe.objective.kind == "clip", recipe.toy_world
-    images, usual = (1, PAIRS) if pairs else (3, TRIPLETS)
-    source, size = f"a guess: {recipe.data.root} cannot be read here", f"a guess: {IMAGE_BYTES / 1e3:g} KB an image"
-    if toy is None:
-        return DataSize(usual, IMAGE_BYTES * images, source, size, True)
-    made = toy.settings.train_pairs if pairs else toy.settings.triplets * 4 // 5
-    return DataSize(made, IMAGE_BYTES * images, "toy_world.settings", size, False)
-
-
-def _opened(recipe: Recipe) -> DataSize | None:
-    """Of a local folder; None where there is none."""
-    root = recipe.data.root
-    if root is None or not Path(root).is_dir():
-        return None
-    from data_pipeline.index import open_index  # numpy and more, which a plan without data does not need
-    from data_pipeline.shards import open_store
-    from data_pipeline.triplet_table import read_nights, read_table, select_rows
-
-    if recipe.objective.kind != "clip" and (Path(root) / "data.csv").is_file():
-        rows = select_rows(read_nights(Path(root)).table, recipe.data.split, recipe.data.min_votes)
-        guess = f"a guess: {IMAGE_BYTES / 1e3:g} KB an image"
-        return DataSize(len(rows), 3 * IMAGE_BYTES, f"{root}/data.csv", guess, False)
-    store = open_store(root)
-    index = open_index(store, recipe.data.index)
-    each, where = index.shard_bytes / max(1, len(index)), f"the index of {root}"
-    if recipe.objective.kind == "clip":
-        return DataSize(len(index), each, where, where, False)
-    rows = select_rows(read_table(store, len(index)), recipe.data.split, recipe.data.min_votes)
-    return DataSize(len(rows), 3 * each, f"{root}/triplets.csv", where, False)
-
-
 def check(s: Stage) -> None:
     """Raises InputError, one line, for what cannot fit or run."""
     _check_cluster(s.cluster, s.recipe)
@@ -298,9 +274,10 @@ def check(s: Stage) -> None:
         mend = f"at most {hard.ram_gib / s.cluster.tasks:.3g} fit"
         raise InputError(f"{name}: {told}, and hardware.ram_gib is {hard.ram_gib:g}; {mend}")
     if s.memory_bytes > s.memory_limit:
-        what, most, _ = max(s.memory, key=lambda part: part[1])
-        told = f"a rank needs {s.memory_bytes / GIB:.1f} GiB, {most / GIB:.1f} of it for {what}"
-        mend = "take more nodes, a larger data.accumulation, or engine.zero_stage=2"
+        most = max(s.memory, key=lambda part: part.value)
+        told = f"a rank needs {s.memory_bytes / GIB:.1f} GiB, {most.value / GIB:.1f} of it for {most.what}"
+        saving = f"{s.work.saving}, " if s.work.saving else ""
+        mend = f"take more nodes, a larger data.accumulation, {saving}or engine.zero_stage=2"
         raise InputError(f"{name}: {told}, and has {s.memory_limit / GIB:.1f}; {mend}")
     if not (s.batches_an_epoch and s.steps):
         told = f"{s.data.samples} samples ({s.data.source}) do not fill a step of {data.batch_size}"
@@ -323,14 +300,12 @@ def plan(
 ) -> Plan:
     """Of a run with its first stage, where it has one. samples, sample_bytes: of the last stage; None: looked up.
 
-    Raises InputError for what cannot fit or run.
+    Raises InputError for what cannot fit or run, NoEstimateError for what no formula knows.
     """
     if nodes < 1:
         raise InputError(f"--nodes is {nodes}; it must be at least 1")
     if not (samples is None or samples > 0) or not (sample_bytes is None or sample_bytes > 0):
         raise InputError("--samples and --sample-kb must be positive; leave them out to have them looked up")
-    if recipe.objective.kind not in PLANNED:
-        raise InputError(f"{recipe.name}: no plan for {recipe.objective.kind} yet, only for {', '.join(PLANNED)}")
     stages = []
     if recipe.init != "random" and recipe.init_checkpoint is None:
         stages.append(_stage(load_init_recipe(recipe), cluster, nodes, None, None))
@@ -340,7 +315,10 @@ def plan(
 
 
 def _stage(recipe: Recipe, cluster: Cluster, nodes: int, samples: int | None, size: float | None) -> Stage:
-    stage = Stage(recipe, cluster, nodes, model_size(recipe.model), data_size(recipe, samples, size))
+    kind = recipe.objective.kind
+    if kind not in WORK:
+        raise NoEstimateError(f"{recipe.name}: no formula for {kind}, only for {', '.join(WORK)}")
+    stage = Stage(recipe, cluster, nodes, WORK[kind](recipe), data_size(recipe, samples, size))
     check(stage)
     return stage
 

@@ -6,27 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from launch.cluster import Cluster
-from launch.model_size import (
-    BUCKET,
-    GIB,
-    ModelSize,
-    gathered_bytes,
-    logit_bytes,
-    millions,
-    state_bytes,
-)
+from launch.data_size import DataSize
+from launch.model_size import BUCKET, GIB, millions, state_bytes
+from launch.workload import Amount, Work
 from pretrain.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class DataSize:
-    """What one stage reads."""
-
-    samples: int
-    sample_bytes: float
-    source: str  # of the number of samples
-    bytes_source: str
-    guessed: bool  # the number of samples
 
 
 @dataclass(frozen=True)
@@ -36,7 +19,7 @@ class Stage:
     recipe: Recipe
     cluster: Cluster
     nodes: int
-    model: ModelSize
+    work: Work
     data: DataSize
 
     @property
@@ -44,40 +27,14 @@ class Stage:
         return self.nodes * self.cluster.tasks
 
     @property
-    def pairs(self) -> bool:
-        return bool(self.recipe.objective.kind == "clip")
-
-    @property
     def micro(self) -> int:
         """Samples of one rank in one micro-batch, b."""
         return int(self.recipe.data.batch_size) // (int(self.recipe.data.accumulation) * self.ranks)
 
     @property
-    def images(self) -> int:
-        """Of one sample."""
-        return 1 if self.pairs else 3
-
-    @property
-    def trained(self) -> int:
-        """Parameters that have gradients."""
-        return self.model.parameters if self.pairs else self.model.vision.parameters
-
-    @property
-    def flops(self) -> int:
-        """Of one sample, forward and backward: three times forward."""
-        return 3 * (self.model.flops if self.pairs else 3 * self.model.vision.flops)
-
-    @property
-    def activations(self) -> int:
-        """Bytes a sample."""
-        precision = self.recipe.engine.precision
-        tower = self.model.vision.activation_bytes(precision)
-        return self.model.activation_bytes(precision) if self.pairs else 3 * tower
-
-    @property
     def rate(self) -> float:
         """Samples a second and GPU."""
-        return self.cluster.hardware.tflops * 1e12 * self.cluster.hardware.mfu / self.flops
+        return self.cluster.hardware.tflops * 1e12 * self.cluster.hardware.mfu / self.work.flops
 
     @property
     def step_seconds(self) -> float:
@@ -105,40 +62,43 @@ class Stage:
         return self.data.samples * self.data.sample_bytes <= self.recipe.data.memory_gib * GIB / 2
 
     @property
-    def checkpoint_bytes(self) -> int:
-        """fp32 weights of the whole model, and Adam's moments of what is trained: 4 P + 8 T."""
-        return 4 * self.model.parameters + 8 * self.trained
+    def checkpoint_bytes(self) -> float:
+        """fp32 weights of all that the engine holds, Adam's moments of what is trained, and what else is kept."""
+        kept = self.work.kept.value if self.work.kept else 0
+        return 4 * self.work.parameters + 8 * self.work.trained + kept
 
     @cached_property
-    def memory(self) -> list[tuple[str, float, str]]:
-        """(what, bytes, formula) of one GPU."""
-        engine, b, p, t = self.recipe.engine, self.micro, self.model.parameters, self.trained
+    def memory(self) -> list[Amount]:
+        """Bytes of one GPU."""
+        engine, b, p, t, a = (
+            self.recipe.engine,
+            self.micro,
+            self.work.parameters,
+            self.work.trained,
+            self.work.activations,
+        )
         stage = engine.zero_stage if engine.kind == "deepspeed" else 0
         state = state_bytes(p, t, self.ranks, stage)
         shard, moments = f" / {self.ranks} ranks", 12 if stage else 8
         exchanged = min(t, BUCKET) if engine.kind == "deepspeed" else t
-        batch, dimension = b * self.ranks, self.model.embed_dim
         lines = [
-            ("weights", state["weights"], f"4 P = 4 x {millions(p)}"),
-            ("gradients", state["gradients"], f"4 T = 4 x {millions(t)}" + shard * (stage == 2)),
-            ("Adam's moments", state["moments"], f"{moments} T = {moments} x {millions(t)}" + shard * (stage > 0)),
-            ("activations", float(b * self.activations), f"b a = {b} x {self.activations / 1e6:.1f} MB"),
+            Amount("weights", state["weights"], f"4 P = 4 x {millions(p)}"),
+            Amount("gradients", state["gradients"], f"4 T = 4 x {millions(t)}" + shard * (stage == 2)),
+            Amount(
+                "Adam's moments", state["moments"], f"{moments} T = {moments} x {millions(t)}" + shard * (stage > 0)
+            ),
+            Amount("activations", float(b * a), f"b a = {b} x {a / 1e6:.1f} MB"),
         ]
         if engine.precision == "bf16":
-            lines.insert(1, ("weights in bf16", 2.0 * t, f"2 T = 2 x {millions(t)}, kept by autocast"))
+            lines.insert(1, Amount("weights in bf16", 2.0 * t, f"2 T = 2 x {millions(t)}, kept by autocast"))
         if self.ranks > 1:
-            lines.append(("exchange of gradients", 4.0 * exchanged, f"4 x {millions(exchanged)}"))
-        if self.pairs:
-            if self.ranks > 1:
-                what = f"2 x 2 B d 4 = 16 x {batch} x {dimension}, with gradients"
-                lines.append(("gathered features", 2 * gathered_bytes(batch, dimension), what))
-            lines.append(("logits", logit_bytes(b, batch), f"2 x 3 x 4 b B = 24 x {b} x {batch}"))
-        return lines
+            lines.append(Amount("exchange of gradients", 4.0 * exchanged, f"4 x {millions(exchanged)}"))
+        return [*lines, *self.work.memory(b, self.ranks)]
 
     @property
     def memory_bytes(self) -> float:
         """What a rank needs, as if all of it were needed at once."""
-        return sum(size for _, size, _ in self.memory)
+        return sum(part.value for part in self.memory)
 
     @property
     def memory_limit(self) -> float:

@@ -22,7 +22,8 @@ from evals.report import write_text_atomically
 from launch.checkpoints import INIT, newest_step
 from launch.cluster import Cluster, cluster_names, load_cluster
 from launch.code import copy_code
-from launch.plan import PLANNED, plan, show
+from launch.model_size import NoEstimateError
+from launch.plan import plan, show
 from launch.slurm import check_place, job_state, need_slurm
 from launch.spec import CODE, ID, JOB, RECIPE, STOP, Spec, read_job, write_spec
 from pretrain.recipe import Recipe
@@ -43,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(script(run, cluster, options.nodes, recipe.name))
             return 0
         check_place(cluster, options.nodes)
-        if recipe.objective.kind in PLANNED:
+        try:
             show(plan(recipe, cluster, options.nodes))
-        else:
-            print(f"memory, speed and cost of {recipe.objective.kind} are not estimated: nothing says that this fits")
+        except NoEstimateError as error:
+            print(f"no estimate of memory, speed and cost, and nothing says that this fits: {error}")
         job = submit(recipe, run, cluster, options.nodes)
         print(f"submitted job {job}: {recipe.name} on {options.nodes} nodes, {run}")
     except InputError as error:

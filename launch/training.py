@@ -26,7 +26,7 @@ from launch.evaluation_job import EvaluationJobs
 from launch.evaluator import Evaluator
 from launch.heartbeat import Heartbeat
 from launch.hooks import Checkpointer
-from launch.inputs import build_loader, check_evaluation, ensure_toy_world
+from launch.inputs import build_loader, check_evaluation, describe_data, ensure_toy_world
 from launch.interrupt import StopFlag
 from launch.lease import Lease
 from launch.rundir import check_run_dir, log_to, logger, open_run
@@ -111,6 +111,8 @@ def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool, l
     engine = _build_engine(recipe, _first_stage(recipe, directory, place, lease), place)
     handler = log_to(directory) if place.ranks.leads else logging.NullHandler()
     try:
+        if text := describe_data(loader):
+            logger.info("%s", text)
         state = _restore(directory, engine)
         _fit(recipe, directory, place, loader, engine, state, lease)
     finally:
@@ -135,7 +137,6 @@ def _build_engine(recipe: Recipe, begin: Checkpoint | None, place: Place) -> Eng
     objective: Objective = getattr(importlib.import_module(module), name)(recipe, place.ranks)
     if begin is not None:
         load_weights(begin, objective)
-        objective.adopt_weights()
     return build_engine(objective, recipe, place.ranks, place.device)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -45,7 +46,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def attention_inputs(self, module: Any) -> tuple[nn.Module, Any]:
-        """(the module of the last block whose input is attended to, a function of that input: see `attention`)."""
+        """(the module of the last block that attends, what it attends with: (B, N, D) -> (B, heads, N), sums of 1).
+
+        N counts the tokens before the patches too. Raises InputError where no class token attends.
+        """
 
     def tokens_and_attention(self, module: Any, images: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens, and (B, h, w) the last block's attention of the class token to them, averaged over heads."""
@@ -66,7 +70,10 @@ class Backbone(ABC):
 class TimmBackbone(Backbone):
     """A VisionTransformer of timm; other sizes than `image_size` resample its position embeddings in every pass."""
 
-    def __init__(self, name: str, seed: int, *, image_size: int, drop_path: float) -> None:
+    def __init__(
+        self, name: str, seed: int, *, image_size: int, drop_path: float, shown: Mapping[str, Any] | None = None
+    ) -> None:
+        """shown: what the folder of the weights says of their pixels, instead of timm."""
         import timm
         from timm.data import resolve_model_data_config
         from timm.models import VisionTransformer
@@ -85,12 +92,17 @@ class TimmBackbone(Backbone):
                 self.module = timm.create_model(name, **options)
         except TypeError:  # it knows no sizes of images
             self.module = None
+        except RuntimeError as error:  # a tag behind the dot that it does not know
+            raise InputError(f"model {PREFIX}{name}: timm cannot build it: {_one_line(error)}") from None
         if not isinstance(self.module, VisionTransformer):
             raise InputError(f"model {PREFIX}{name}: no vision transformer, which NeCo's patches come from")
+        for pool in (self.module.attn_pool, self.module.fc_norm):
+            if pool is not None:
+                pool.requires_grad_(False)  # patch features are read before it
         self.patch, self.width = self.module.patch_embed.patch_size[0], self.module.embed_dim
-        config = resolve_model_data_config(self.module)
-        self.mean, self.std = config["mean"], config["std"]
-        self.export = ExportFormat(*TIMM, _timm_config(name, self.module, image_size, config))
+        config = resolve_model_data_config(self.module) | dict(shown or {})
+        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
+        self.export = ExportFormat(*TIMM, timm_config(name, self.module, image_size, config))
 
     def tokens(self, module: Any, images: Tensor) -> Tensor:
         found = module.forward_features(images)[:, module.num_prefix_tokens :]
@@ -101,7 +113,12 @@ class TimmBackbone(Backbone):
         return list(self.module.blocks)
 
     def attention_inputs(self, module: Any) -> tuple[nn.Module, Any]:
-        attention = module.blocks[-1].attn
+        from timm.models.vision_transformer import Attention
+
+        attention = getattr(module.blocks[-1], "attn", None)
+        if not module.has_class_token or type(attention) is not Attention:
+            what = "another kind of attention" if module.has_class_token else "no class token"
+            raise InputError(f"this backbone has {what}, whose foreground is not known; set objective.mask to all")
 
         def weights(x: Tensor) -> Tensor:
             q, k, _ = attention.qkv(x).unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -123,6 +140,8 @@ class ClipBackbone(Backbone):
         visual = self.module.visual
         if getattr(visual, "positional_embedding", None) is None or not hasattr(visual, "transformer"):
             raise InputError(f"model {name}: its image tower is no vision transformer, which NeCo's patches come from")
+        if visual.attn_pool is not None:
+            raise InputError(f"model {name}: its image tower pools by attention, so its patch tokens are not known")
         if visual.proj is not None:
             visual.proj.requires_grad_(False)  # patch features are read before it
         self.patch, self.width = visual.conv1.kernel_size[0], visual.conv1.out_channels
@@ -182,7 +201,9 @@ def build_backbone(name: str, seed: int, *, weights: str | None, image_size: int
     """
     backbone: Backbone
     if name.startswith(PREFIX):
-        backbone = TimmBackbone(name.removeprefix(PREFIX), seed, image_size=image_size, drop_path=drop_path)
+        name = name.removeprefix(PREFIX)
+        shown = _shown(weights, name)
+        backbone = TimmBackbone(name, seed, image_size=image_size, drop_path=drop_path, shown=shown)
     else:
         backbone = ClipBackbone(name, seed, drop_path=drop_path)
     if weights is not None:
@@ -195,13 +216,20 @@ def _load(module: Any, weights: str) -> None:
     files = [path] if path.is_file() else [path / Path(name).name for _, name in (TIMM, OPEN_CLIP)]
     found = next((file for file in files if file.is_file()), None)
     if found is None or found.suffix != ".safetensors":
-        raise InputError(f"objective.weights {weights}: no .safetensors file, and no export directory")
-    tensors = _resized(load_file(found), module)
-    missing, unexpected = module.load_state_dict(tensors, strict=False)
+        mend = "python -m launch.import_weights makes one of published weights"
+        raise InputError(f"objective.weights {weights}: no .safetensors file, and no export directory; {mend}")
+    try:
+        missing, unexpected = module.load_state_dict(_resized(load_file(found), module), strict=False)
+    except (SafetensorError, RuntimeError) as error:  # a damaged file; tensors of other shapes
+        raise InputError(f"objective.weights {found}: damaged, or of another model: {_one_line(error)}") from None
     unexpected = [key for key in unexpected if not key.startswith(("head.", "fc_norm."))]  # timm's classifier
     if missing or unexpected:
         what = f"lacks {', '.join(missing[:3]) or 'nothing'}, has unknown {', '.join(unexpected[:3]) or 'nothing'}"
         raise InputError(f"objective.weights {found}: of another model: {what}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _resized(tensors: Mapping[str, Tensor], module: Any) -> dict[str, Tensor]:
@@ -217,7 +245,28 @@ def _resized(tensors: Mapping[str, Tensor], module: Any) -> dict[str, Tensor]:
     return {**tensors, "pos_embed": resample_abs_pos_embed(given, list(size), num_prefix_tokens=prefix)}
 
 
-def _timm_config(name: str, module: Any, image_size: int, config: Mapping[str, Any]) -> str:
+def _shown(weights: str | None, name: str) -> dict[str, Any]:
+    """How pixels are normalised, of an export directory of timm's; nothing where the weights are none.
+
+    Raises InputError for another architecture: two may differ in no shape, as CLIP's with and without QuickGELU.
+    """
+    path = Path(weights or "") / Path(TIMM[0]).name
+    if weights is None or not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+        architecture, shown = content["architecture"], content.get("pretrained_cfg", {})
+        found = {key: tuple(float(value) for value in shown[key]) for key in ("mean", "std") if key in shown}
+        if any(len(values) != 3 for values in found.values()):
+            raise ValueError("mean and std have three values")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"objective.weights {path}: no config of timm ({_one_line(error)}); export it again") from None
+    if architecture != name.partition(".")[0]:
+        raise InputError(f"objective.weights {path}: of {architecture!r:.80}, and the recipe's model is {PREFIX}{name}")
+    return found
+
+
+def timm_config(name: str, module: Any, image_size: int, config: Mapping[str, Any]) -> str:
     """config.json in the format that `timm.create_model("local-dir:...")` reads."""
     pretrained = {
         "input_size": [3, image_size, image_size],

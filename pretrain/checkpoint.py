@@ -3,6 +3,7 @@
     checkpoints/step_00000460/
         export/open_clip_config.json        stock open_clip loads `local-dir:` on this folder (timm: config.json)
         export/open_clip_model.safetensors  the weights; not stored a second time (timm: model.safetensors)
+        export/...                          adapters and the like, where the objective has them
         training.safetensors                Adam's moments, and what the objective keeps beside the exported model
         state.json                          step, samples seen, data position
         manifest.json                       sha256 and bytes of every file above
@@ -17,7 +18,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,13 +30,13 @@ from torch import Tensor
 from data_pipeline.errors import InputError
 from data_pipeline.loader import DataPosition
 from pretrain.engine import Engine
-from pretrain.export import FORMATS, ExportFormat
+from pretrain.export import EXPORT, FORMATS, Exported
 from pretrain.objectives.base import Objective
 from pretrain.trainer import TrainState
 
 SCHEMA = 1
 TRAINING, STATE, MANIFEST = "training.safetensors", "state.json", "manifest.json"
-MODEL, MODULE = "model.", "module/"
+MODULE = "module/"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Checkpoint:
     @property
     def export(self) -> Path:
         """The directory that stock open_clip and evals load."""
-        return self.path / "export"
+        return self.path / EXPORT
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -58,41 +60,32 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
     return [Checkpoint(p) for p in sorted(folder.glob("step_*")) if (p / MANIFEST).is_file()]
 
 
-def gather_tensors(engine: Engine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(weights of the exported model, training state) as CPU tensors. Every rank must call it."""
+def gather_tensors(engine: Engine) -> tuple[Exported, dict[str, Tensor]]:
+    """(exported files, training state), tensors on the CPU. Every rank must call it."""
     moments = engine.optimizer_state()
-    module = {name: t.detach().cpu().contiguous() for name, t in engine.objective.state_dict().items()}
-    weights = {name.removeprefix(MODEL): t for name, t in module.items() if name.startswith(MODEL)}
-    rest = {MODULE + name: t for name, t in module.items() if not name.startswith(MODEL)}
-    return weights, {**moments, **rest}
+    exported = {name: _on_cpu(x) if isinstance(x, dict) else x for name, x in engine.objective.exported().items()}
+    kept = {MODULE + name: tensor for name, tensor in engine.objective.kept().items()}
+    return exported, {**moments, **_on_cpu(kept)}
 
 
 def save_checkpoint(
-    folder: Path,
-    *,
-    export: ExportFormat,
-    weights: Mapping[str, Tensor],
-    training: Mapping[str, Tensor],
-    state: TrainState,
+    folder: Path, *, exported: Exported, training: Mapping[str, Tensor], state: TrainState
 ) -> Checkpoint:
     """Writes and publishes `folder/step_NNNNNNNN`; one rank calls it.
 
     Raises InputError where the disk is full or not writable: nothing is left behind, older checkpoints are intact.
     """
     final = folder / f"step_{state.step:08d}"
-    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+    weights = [item for part in exported.values() if isinstance(part, dict) for item in part.items()]
+    if broken := [name for name, tensor in weights if not tensor.isfinite().all()]:
         raise InputError(f"{final}: not saved: {broken[0]} is not finite, the run has diverged; {_intact(folder)}")
     temporary = folder / f".writing_{final.name}"
-    files = {
-        export.config_file: export.config.encode(),
-        export.weights_file: save(dict(weights)),
-        TRAINING: save(dict(training)),
-        STATE: json.dumps(asdict(state), indent=2).encode(),
-    }
+    files = {name: save(part) if isinstance(part, dict) else part for name, part in exported.items()}
+    files |= {TRAINING: save(dict(training)), STATE: json.dumps(asdict(state), indent=2).encode()}
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / "export").mkdir(parents=True)
         for name, data in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             _write(temporary / name, data)
         _write(temporary / MANIFEST, _manifest({n: (_sha256(d), len(d)) for n, d in files.items()}))
         if final.exists():  # left by a run that was resumed from an earlier step
@@ -123,9 +116,10 @@ def load_checkpoint(checkpoint: Checkpoint, engine: Engine) -> TrainState:
         raise InputError(f"{checkpoint.path}: keeps no training state (see checkpoint.keep); resume from a newer one")
     state = json.loads((checkpoint.path / STATE).read_text())
     training = load_file(checkpoint.path / TRAINING)
-    module = {k.removeprefix(MODULE): t for k, t in training.items() if k.startswith(MODULE)}
-    module |= {MODEL + k: t for k, t in load_file(checkpoint.path / weights_file(checkpoint)).items()}
-    _load_module(engine.objective, module, checkpoint)
+    kept = {k.removeprefix(MODULE): t for k, t in training.items() if k.startswith(MODULE)}
+    weights = load_file(checkpoint.path / weights_files(checkpoint)[0])
+    with _named(checkpoint):
+        engine.objective.restore(weights, kept)
     moments = {k: t for k, t in training.items() if not k.startswith(MODULE)}
     engine.load_state(moments, state["step"])
     return TrainState(state["step"], state["samples_seen"], DataPosition(**state["data"]))
@@ -134,9 +128,8 @@ def load_checkpoint(checkpoint: Checkpoint, engine: Engine) -> TrainState:
 def load_weights(checkpoint: Checkpoint, objective: Objective) -> None:
     """Starts a run from the exported model of another one, e.g. CLIP from perceptual initialisation."""
     verify(checkpoint)
-    own = {k: t for k, t in objective.state_dict().items() if not k.startswith(MODEL)}
-    module = {MODEL + k: t for k, t in load_file(checkpoint.path / weights_file(checkpoint)).items()}
-    _load_module(objective, {**own, **module}, checkpoint)
+    with _named(checkpoint):
+        objective.adopt(load_file(checkpoint.path / weights_files(checkpoint)[0]))
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -150,26 +143,34 @@ def prune(folder: Path, keep: int) -> None:
             (checkpoint.path / TRAINING).unlink()
 
 
-def _load_module(objective: Objective, tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+@contextmanager
+def _named(checkpoint: Checkpoint) -> Iterator[None]:
+    """Tensors that do not fit, as one line that names the checkpoint."""
     try:
-        objective.load_state_dict(tensors, strict=True)
+        yield
     except RuntimeError as error:
-        what = str(error).strip().splitlines()[1].strip()[:200]
-        raise InputError(f"{checkpoint.path}: holds another model than the recipe's: {what}") from None
+        what = str(error).strip().splitlines()[1:2] or [str(error)]
+        raise InputError(f"{checkpoint.path}: holds another model than the recipe's: {what[0].strip()[:200]}") from None
 
 
 def weights_sha256(checkpoint: Checkpoint) -> str:
-    """Of the exported weights, as the manifest says."""
-    return _read_manifest(checkpoint)[weights_file(checkpoint)][0]
+    """Of the exported weights, as the manifest says; of the sums of all, where there are several models."""
+    listed = _read_manifest(checkpoint)
+    sums = [listed[name][0] for name in weights_files(checkpoint)]
+    return sums[0] if len(sums) == 1 else _sha256("".join(sums).encode())
 
 
-def weights_file(checkpoint: Checkpoint) -> str:
-    """The name of the exported weights in it; InputError where the manifest lists none."""
-    files = _read_manifest(checkpoint)
-    for _, name in FORMATS:
-        if name in files:
-            return name
-    raise InputError(f"{checkpoint.path / MANIFEST}: lists no exported weights; {_mend(checkpoint)}")
+def weights_files(checkpoint: Checkpoint) -> list[str]:
+    """The names of the exported weights in it, one a model; InputError where the manifest lists none."""
+    endings = tuple(Path(name).name for _, name in FORMATS)
+    found = [n for n in _read_manifest(checkpoint) if n.startswith(f"{EXPORT}/") and Path(n).name in endings]
+    if not found:
+        raise InputError(f"{checkpoint.path / MANIFEST}: lists no exported weights; {_mend(checkpoint)}")
+    return sorted(found)
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _manifest(files: Mapping[str, tuple[str, int]]) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class ExportFormat:
@@ -14,6 +16,8 @@ class ExportFormat:
     config: str
 
 
+EXPORT = "export"  # the folder below a checkpoint
+Exported = dict[str, "bytes | dict[str, Tensor]"]  # files below the checkpoint; of tensors, safetensors is made
 OPEN_CLIP = ("export/open_clip_config.json", "export/open_clip_model.safetensors")
 TIMM = ("export/config.json", "export/model.safetensors")
 FORMATS = (OPEN_CLIP, TIMM)

@@ -22,6 +22,9 @@ SHARED_WITH_INIT = ("seed", "model", "engine", "toy_world", "data_root")  # what
 # --- objectives, and the data each consumes ---------------------------------------------------------------------
 
 
+Features = Literal["cls", "embedding", "cls_patch"]  # see pretrain.features
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings:
     """Contrastive loss over the global micro-batch."""
@@ -36,6 +39,7 @@ class PerceptualInitSettings:
 
     kind: str = "perceptual_init"
     margin: float = 0.05
+    features: Features = "embedding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,40 @@ class NecoSettings:
     momentum_end: float = 1.0
     drop_path: float = 0.1
     trainable_blocks: int | None = None  # the last so many blocks; null: all, and everything before them
+    checkpointing: bool = False  # activations are computed again instead of kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """On the query, key and value matrices. The defaults are those published for one backbone (arXiv 2306.09344)."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignMember:
+    """One backbone of an ensemble."""
+
+    model: str = "???"
+    weights: str | None = None  # .safetensors, or an export directory; null: random
+    features: Features = "cls"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignSettings:
+    """Two-alternative forced choice hinge on a pretrained backbone (arXiv 2306.09344, 2410.10817)."""
+
+    kind: str = "align"
+    weights: str | None = None  # of the recipe's model: .safetensors, or an export directory; null: random
+    features: Features = "cls"
+    ensemble: list[AlignMember] = field(default_factory=list)  # instead of the recipe's model
+    image_size: int = 224  # that the backbones see
+    margin: float = 0.05
+    tune: Literal["lora", "full", "head"] = "lora"
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    head_hidden: int | None = None  # width of a residual MLP on the features; null: none
     checkpointing: bool = False  # activations are computed again instead of kept
 
 
@@ -98,7 +136,9 @@ class ImageTextSettings(DataSettings):
 class TripletSettings(DataSettings):
     split: str = "train"
     min_votes: int = 6  # NIGHTS keeps rows with at least six votes
-    shuffled: bool = False  # the control: votes dealt out anew among the triplets
+    ties: Literal["drop", "refuse"] = "drop"  # rows with equal votes: left out and counted, or an error
+    share: float = 1.0  # of the rows that are left, by a permutation of the seed: 0.05 is part of 0.1
+    shuffled: bool = False  # the control: votes dealt out anew among the triplets, after the share is taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +176,7 @@ OBJECTIVES = {
         data=TripletSettings,
         module="pretrain.objectives.perceptual_init:PerceptualInit",
     ),
+    "align": ObjectiveRow(settings=AlignSettings, data=TripletSettings, module="pretrain.objectives.align:Align"),
     "neco": ObjectiveRow(settings=NecoSettings, data=MultiCropSettings, module="pretrain.objectives.neco:Neco"),
 }
 
@@ -210,7 +251,7 @@ class Recipe:
     seed: int = 42
     model: str = "vit_tiny_p8_64"  # of pretrain/model_configs, of open_clip, the path of a .json config, or timm:NAME
     data_root: str | None = None  # a folder that other paths of the recipe are written below
-    init: Literal["random", "perceptual", "shuffled_triplets"] = "random"
+    init: Literal["random", "perceptual", "shuffled_triplets", "pretrained"] = "random"  # pretrained: any init_recipe
     init_recipe: str | None = None  # the first stage, where init is not random
     init_overrides: list[str] = field(default_factory=list)
     init_checkpoint: str | None = None  # a finished first stage to start from, instead of running it

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from data_pipeline.errors import InputError
-from pretrain.recipe import CHANGES_NO_NUMBER, OBJECTIVES, SHARED_WITH_INIT, Recipe
+from pretrain.recipe import CHANGES_NO_NUMBER, OBJECTIVES, SHARED_WITH_INIT, AlignSettings, Recipe
 from pretrain.typed_yaml import leaves, merge, parse_overrides, read_layer
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -43,9 +43,10 @@ def load_init_recipe(recipe: Recipe) -> Recipe:
     shuffled = ["data.shuffled=true"] if recipe.init == "shuffled_triplets" else []
     shared = OmegaConf.create({key: _plain(recipe)[key] for key in SHARED_WITH_INIT})
     first = _load(recipe.init_recipe, [parse_overrides([*recipe.init_overrides, *shuffled]), shared])
-    if first.objective.kind != "perceptual_init":
+    if recipe.init != "pretrained" and first.objective.kind != "perceptual_init":
         raise InputError(
-            f"init_recipe {recipe.init_recipe}: its objective is {first.objective.kind}, not perceptual_init"
+            f"init_recipe {recipe.init_recipe}: its objective is {first.objective.kind}, not perceptual_init; "
+            "pass init=pretrained to start from it all the same"
         )
     return first
 
@@ -138,12 +139,27 @@ def _check(recipe: Recipe) -> None:
         data.batch_size % unit == 0,
         f"data.batch_size is {data.batch_size}; it must be a multiple of data.accumulation * data.lanes = {unit}",
     )
+    _check_align(recipe)
     _require(recipe, recipe.optimizer.lr > 0, f"optimizer.lr is {recipe.optimizer.lr}; it must be positive")
     _require(
         recipe,
         recipe.init == "random" or bool(recipe.init_recipe or recipe.init_checkpoint),
         f"init is {recipe.init}, so init_recipe or init_checkpoint must be set",
     )
+
+
+def _check_align(recipe: Recipe) -> None:
+    settings = recipe.objective
+    if not isinstance(settings, AlignSettings):
+        return
+    _require(
+        recipe,
+        settings.tune != "head" or settings.head_hidden is not None,
+        "objective.tune is head, so objective.head_hidden must be set, e.g. 512",
+    )
+    rank, dropout = settings.lora.rank, settings.lora.dropout
+    _require(recipe, rank >= 1, f"objective.lora.rank is {rank}; it must be at least 1")
+    _require(recipe, 0 <= dropout < 1, f"objective.lora.dropout is {dropout}; it must lie in [0, 1)")
 
 
 def _require(recipe: Recipe, condition: bool, what: str) -> None:

@@ -46,6 +46,7 @@ def test_the_results_in_the_readme_are_the_records():
         assert re.fullmatch(r"[0-9a-f]{40}", kept["commit"]), f"{path.name}: measured on files that were not committed"
 
 
+ONLY_READER = "pretrain/import_weights.py"  # of .pth files: tensors alone are unpickled there
 HAZARDS = r"\bpickle\b|torch\.load\(|yaml\.load\(|shell=True|\btarfile\b|\beval\(|\bexec\(|os\.system"
 
 
@@ -56,6 +57,7 @@ def test_no_hazard_in_the_packages():
         for path in SOURCES
         for number, line in enumerate(path.read_text().split("\n"), 1)
         if re.search(HAZARDS, re.sub(r"\)?\.eval\(\)", "", line))
+        and not (path == ROOT / ONLY_READER and "torch.load(" in line and "weights_only=True" in line)
     ]
     assert not found, "\n".join(found)
 

@@ -17,14 +17,20 @@ from data_pipeline.errors import InputError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 _ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
-_SHARD_SIZE = {"csv": 10_000, "image-folder": 10_000, "nights": 1000, "bapps": 1000, "things": 1000, "wds": 1000}
+_SHARD_SIZE = {
+    "csv": 10_000, "images": 10_000, "image-folder": 10_000, "nights": 1000, "bapps": 1000, "things": 1000,
+    "class-triplets": 1000, "wds": 1000,
+}  # fmt: skip
 _KINDS = {
     "yfcc15m": "img2dataset's output (tars, or folders of files): one tar or folder becomes one shard",
     "csv": "open_clip's CSV of image paths and captions; SRC is the file",
+    "images": "any folder of images, such as COCO's: all that are in it and below, without captions or labels",
     "image-folder": "SRC/CLASS/NAME.jpg: images with number and name of their class, and classnames.txt",
     "nights": "NIGHTS: data.csv and the folders that it names",
     "bapps": "BAPPS' folder 2afc: SPLIT/SUBSET/{ref,p0,p1,judge}",
     "things": "THINGS' odd-one-out triplets: text files of image numbers, and the images in that order",
+    "class-triplets": "a control that nobody judged: two images of one class and one of another, drawn from "
+    "SRC/CLASS/NAME.jpg, or from shards with KEY.cls, such as an evaluation set",
     "wds": "an evaluation set as CLIP_benchmark lays it out, of SRC/CLASS/NAME.jpg or of images with captions",
     "toy": "the toy world, made in SRC unless it is there, copied and indexed",
 }
@@ -55,6 +61,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             one.add_argument("--shard-size", type=_whole(1, 10_000), default=size, metavar="N", help=_SIZE % size)
     _add_csv_options(kinds.choices["csv"])
     _add_things_options(kinds.choices["things"])
+    _add_class_triplets_options(kinds.choices["class-triplets"])
     _add_wds_options(kinds.choices["wds"])
     return parser.parse_args(arguments)
 
@@ -91,6 +98,15 @@ def _add_things_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--images", default="images", metavar="FOLDER", help="of SRC; image i is its i-th by path")
     parser.add_argument("--image-list", metavar="FILE", help="of SRC; line i names image i, instead")
+
+
+def _add_class_triplets_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--triplets", type=_whole(10), default=20_019, metavar="N",
+        help="how many, 8 in 10 of them for train, 1 each for val and test (default: %(default)d, as NIGHTS)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=_whole(0, 2**63), default=0, metavar="N", help="of all draws (default: 0)")
+    parser.add_argument("--split", metavar="NAME", help="the folder of SRC that holds class folders or shards")
 
 
 def _add_wds_options(parser: argparse.ArgumentParser) -> None:

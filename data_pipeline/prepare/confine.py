@@ -52,11 +52,12 @@ def read_below(root: Path, path: str, limit: int = MAX_IMAGE) -> bytes:
 def image_files(root: Path, below: str) -> Iterator[str | Rejected]:
     """Paths, relative to root, of the files below root/below that are called images, sorted; links to folders rejected.
 
-    Hidden names are left out: they are what desktops and interrupted copies leave behind.
+    below: a folder, or nothing for all of root. Hidden names are left out: they are what desktops and interrupted
+    copies leave behind.
     """
     entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
     for entry in (e for e in entries if not e.name.startswith(".")):
-        path = f"{below}/{entry.name}"
+        path = f"{below}/{entry.name}" if below else entry.name
         if entry.is_symlink() and entry.is_dir():
             yield Rejected(path, LINKED_FOLDER)
         elif entry.is_dir(follow_symlinks=False):

@@ -49,10 +49,19 @@ class ImageFolder:
         yield CLASSNAMES, "\n".join(self.classes).encode()
 
 
-def open_image_folder(root: Path, rules: ImageRules, shard_size: int) -> ImageFolder:
-    """Lists SRC; raises InputError where it has no class folders with images. root: resolved.
+@dataclass(frozen=True)
+class Classes:
+    """What class folders hold."""
 
-    A class is a folder directly below SRC; its number is its place in the order of names, whether or not it holds
+    names: tuple[str, ...]  # by number
+    images: tuple[tuple[int, str], ...]  # (number of its class, path), by class and path
+    rejected: tuple[Rejected, ...]
+
+
+def find_classes(root: Path) -> Classes:
+    """Lists class folders; raises InputError where there are none with images. root: resolved.
+
+    A class is a folder directly below root; its number is its place in the order of names, whether or not it holds
     images. Images in folders below it belong to it.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -70,5 +79,11 @@ def open_image_folder(root: Path, rules: ImageRules, shard_size: int) -> ImageFo
                 images.append((number, found))
     if not images:
         raise InputError(f"{root}: no image in a folder of its own class; expected SRC/CLASS/NAME.jpg")
-    parts = slices(len(images), shard_size, "images")
-    return ImageFolder(root, rules, shard_size, classes, tuple(images), tuple(rejected), parts)
+    return Classes(classes, tuple(images), tuple(rejected))
+
+
+def open_image_folder(root: Path, rules: ImageRules, shard_size: int) -> ImageFolder:
+    """Lists SRC; raises InputError where it has no class folders with images. root: resolved."""
+    found = find_classes(root)
+    parts = slices(len(found.images), shard_size, "images")
+    return ImageFolder(root, rules, shard_size, found.names, found.images, found.rejected, parts)

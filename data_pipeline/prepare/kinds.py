@@ -8,12 +8,14 @@ from pathlib import Path
 
 from data_pipeline.errors import InputError
 from data_pipeline.prepare.bapps import open_bapps
+from data_pipeline.prepare.class_triplets import Draw, open_class_triplets
 from data_pipeline.prepare.destination import Destination, check_destination
 from data_pipeline.prepare.image_folder import open_image_folder
 from data_pipeline.prepare.images import ImageRules
 from data_pipeline.prepare.job import INDEXED, Job
 from data_pipeline.prepare.nights import open_nights
 from data_pipeline.prepare.pairs_csv import Columns, open_pairs_csv
+from data_pipeline.prepare.plain_images import open_plain_images
 from data_pipeline.prepare.run import Result, run
 from data_pipeline.prepare.things import ThingsFiles, open_things
 from data_pipeline.prepare.toy import prepare_toy
@@ -69,6 +71,10 @@ def _columns(options: Options) -> Columns:
     return Columns(separator=separator, image=options.csv_img_key, caption=options.csv_caption_key)
 
 
+def _images(source: Path, rules: ImageRules, options: Options) -> Job:
+    return open_plain_images(source, rules, options.shard_size)
+
+
 def _image_folder(source: Path, rules: ImageRules, options: Options) -> Job:
     return open_image_folder(source, rules, options.shard_size)
 
@@ -92,6 +98,11 @@ def _things(source: Path, rules: ImageRules, options: Options) -> Job:
     return open_things(source, files, rules, options.shard_size, options.workers)
 
 
+def _class_triplets(source: Path, rules: ImageRules, options: Options) -> Job:
+    draw = Draw(triplets=options.triplets, seed=options.seed, split=options.split)
+    return open_class_triplets(source, draw, rules, options.shard_size, options.workers)
+
+
 def _wds(source: Path, rules: ImageRules, options: Options) -> Job:
     texts = {"split": options.split, "classnames": options.classnames, "templates": options.templates}
     if options.captions is None:
@@ -104,10 +115,12 @@ def _wds(source: Path, rules: ImageRules, options: Options) -> Job:
 JOBS: dict[str, Callable[[Path, ImageRules, Options], Job]] = {
     "yfcc15m": _yfcc15m,
     "csv": _csv,
+    "images": _images,
     "image-folder": _image_folder,
     "nights": _nights,
     "bapps": _bapps,
     "things": _things,
+    "class-triplets": _class_triplets,
     "wds": _wds,
 }
 LAYOUTS = {"wds": WDS_LAYOUT}  # where it is not the usual one

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import InputError
-from data_pipeline.prepare.confine import read_below
+from data_pipeline.prepare.image_source import Files, ImageSource
 from data_pipeline.prepare.images import ImageRules, check_image
 from data_pipeline.prepare.job import Beside, Fingerprint, Made, Part, Reject, slices
 from data_pipeline.prepare.judgements import Judgements, write_table
@@ -24,7 +24,8 @@ from data_pipeline.triplet_table import TABLE
 @dataclass(frozen=True)
 class TripletShards:
     kind: str
-    root: Path  # resolved
+    root: Path  # for messages
+    images: ImageSource
     paths: tuple[str, ...]  # (M,) of the images that are stored
     rows: Judgements  # whose images are numbers of `paths`
     rules: ImageRules
@@ -42,7 +43,7 @@ class TripletShards:
         start = part.number * self.shard_size
         for path in self.paths[start : start + self.shard_size]:
             try:
-                checked = check_image(read_below(self.root, path), self.rules)
+                checked = check_image(self.images.read(path), self.rules)
                 yield Kept({checked.extension: checked.data})
             except RejectError as error:
                 yield error.at(path)
@@ -76,17 +77,33 @@ def triplet_shards(
     rejected: Sequence[Rejected] = (),
     options: Mapping[str, object] | None = None,
     threads: int = 1,
+    images: ImageSource | None = None,
+    twins: np.ndarray | None = None,
 ) -> TripletShards:
-    """rows.images are numbers of `paths`; images that are the same file, or copies of it, become one sample."""
+    """rows.images are numbers of `paths`; images that are the same file, or copies of it, become one sample.
+
+    root: resolved. images: files below root where there is none. twins: of `first_twins`, where it was called already.
+    """
     if not len(rows):
         why = f" ({rejected[0].path}: {rejected[0].reason}, first of all)" if rejected else ""
         raise InputError(f"{root}: no triplet can be used{why}")
-    first = first_twins(root, paths, threads)[rows.images]
+    images = images or Files(root)
+    first = (first_twins(images, paths, threads) if twins is None else twins)[rows.images]
     distinct, need, place = np.unique(first.ravel(), return_index=True, return_inverse=True)
     order = np.argsort(need)  # of the distinct images, by their first need
     rank = np.argsort(order)
-    images = rank[place].reshape(rows.images.shape).astype(np.int32)
+    numbers = rank[place].reshape(rows.images.shape).astype(np.int32)
     stored = tuple(paths[number] for number in distinct[order])
-    parts = slices(len(stored), shard_size, "images")
-    ordered = replace(rows, images=images)
-    return TripletShards(kind, root, stored, ordered, rules, shard_size, options or {}, source, tuple(rejected), parts)
+    return TripletShards(
+        kind=kind,
+        root=root,
+        images=images,
+        paths=stored,
+        rows=replace(rows, images=numbers),
+        rules=rules,
+        shard_size=shard_size,
+        more_options=options or {},
+        source=source,
+        rejected=tuple(rejected),
+        parts=slices(len(stored), shard_size, "images"),
+    )

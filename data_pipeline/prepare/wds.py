@@ -83,7 +83,7 @@ def open_wds_folders(
     split: the folder of SRC that holds them. classnames: see `read_classnames`; the folders' own names without it.
     Raises InputError where SRC or a file has another layout.
     """
-    root = _split_folder(source, split)
+    root = split_folder(source, split)
     found = open_image_folder(root, rules, shard_size)
     names = found.classes if classnames is None else read_classnames(classnames, found.classes)
     return Wds(
@@ -134,7 +134,8 @@ def open_wds_captions(source: Path, table: Path, columns: Columns, rules: ImageR
     )
 
 
-def _split_folder(source: Path, split: str | None) -> Path:
+def split_folder(source: Path, split: str | None) -> Path:
+    """The folder that holds class folders; raises InputError where splits of a data set would be taken for classes."""
     folders = sorted(
         p.name for p in source.iterdir() if p.is_dir() and not p.is_symlink() and not p.name.startswith(".")
     )

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pretrain.export import ExportFormat
+from pretrain.export import Exported, ExportFormat
+
+MODEL = "model."  # before the names of the exported model's tensors
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Bound:
 class Objective(nn.Module):
     """Owns its models, maps a batch to a StepOutput.
 
-    `self.model` is what a checkpoint exports; every other tensor of the module is training state.
+    `self.model` is what a checkpoint exports; every other tensor of the module is training state. Where what is
+    exported is made from the model, an objective says so by `exported`, `kept`, `restore` and `adopt` of its own.
     """
 
     model: Any  # an open_clip CLIP, or a backbone of timm; nn.Module would hide its methods from the type checker
@@ -41,8 +44,24 @@ class Objective(nn.Module):
     def prepare(self, steps: int) -> None:
         """Called once before the first step; steps: of the whole run."""
 
-    def adopt_weights(self) -> None:
-        """Called when the model was given other weights than it was made with, before a run starts from them."""
+    def exported(self) -> Exported:
+        """What its checkpoint exports, for others to read."""
+        return {
+            self.export.config_file: self.export.config.encode(),
+            self.export.weights_file: dict(self.model.state_dict()),
+        }
+
+    def kept(self) -> dict[str, Tensor]:
+        """What is needed besides the exported weights to go on, without the optimizer's part."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(MODEL)}
+
+    def restore(self, weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+        """From a checkpoint of the same run. Raises RuntimeError where tensors do not fit."""
+        self.load_state_dict({**kept, **{MODEL + name: tensor for name, tensor in weights.items()}}, strict=True)
+
+    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+        """Starts from the exported model of another run. Raises RuntimeError where tensors do not fit."""
+        self.model.load_state_dict(weights, strict=True)
 
     def lr_factor(self, name: str) -> float:
         """What the learning rate of a parameter is multiplied by."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Self
 
@@ -50,6 +51,8 @@ class Neco(Objective):
             drop_path=self.settings.drop_path,
         )
         check_sizes(recipe, self.backbone.patch)
+        if self.settings.mask != "all":
+            self.backbone.attention_inputs(self.backbone.module)  # refused where there is no class token
         self.model, self.export = self.backbone.module, self.backbone.export
         if self.settings.trainable_blocks is not None:
             self.backbone.train_last(self.settings.trainable_blocks)
@@ -74,7 +77,8 @@ class Neco(Objective):
     def prepare(self, steps: int) -> None:
         self.steps = steps
 
-    def adopt_weights(self) -> None:
+    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+        super().adopt(weights)
         if self.teacher is not None:
             self.teacher["model"].load_state_dict(self.model.state_dict())
 

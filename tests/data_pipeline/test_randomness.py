@@ -26,6 +26,8 @@ def test_stream_values_never_change() -> None:
         "SIDES": 7,
         "REFERENCES": 8,
         "QUEUE": 9,
+        "SHARE": 10,
+        "CLASS_TRIPLETS": 11,
     }
 
 

@@ -11,7 +11,7 @@ import torch
 
 from data_pipeline.batches import TripletBatch
 from data_pipeline.errors import InputError
-from data_pipeline.index import GROUP_BYTES
+from data_pipeline.index import GROUP_BYTES, build_index
 from data_pipeline.loader import DataPosition, Loader, LoaderSettings
 from data_pipeline.quarantine import read_ledger
 from data_pipeline.shard_set import ShardOptions
@@ -57,7 +57,7 @@ def test_images_meet_their_own_vote(tmp_path: Path) -> None:
     source = make_source(write_triplets(tmp_path, [row(i) for i in range(12)]))
     numbers = np.array([5, 0, 11, 3])
     batch = load(source, numbers, epoch=0)
-    assert (len(source), source.dropped, len(batch)) == (12, 0, 4)
+    assert (len(source), source.chosen.dropped, len(batch)) == (12, 0, 4)
     for part, images in enumerate((batch.reference, batch.left, batch.right)):
         assert (images.shape, images.dtype) == ((4, 3, 8, 8), torch.uint8)
         assert images[:, 0].flatten(1).unique(dim=1).flatten().tolist() == (3 * numbers + part).tolist()
@@ -83,7 +83,7 @@ def test_ties_and_rows_with_few_votes_are_dropped_and_counted(tmp_path: Path) ->
         row(4, split="val", votes=1),
     ]
     source = make_source(write_triplets(tmp_path, rows))
-    assert (len(source), source.dropped) == (2, 2)
+    assert (len(source), source.chosen.few_votes, source.chosen.ties) == (2, 1, 1)
     assert load(source, np.arange(2), 0).reference[:, 0, 0, 0].tolist() == [0, 9]
     assert len(make_source(tmp_path, min_votes=0)) == 3
 
@@ -152,9 +152,9 @@ def test_a_missing_image_is_named_at_the_start(tmp_path: Path) -> None:
         make_source(tmp_path)
 
 
-def read_epoch(source: TripletSource, ledger: Path) -> tuple[list[int], list[dict[str, Any]]]:
+def read_epoch(source: TripletSource, ledger: Path, bad_share: float = 1.0) -> tuple[list[int], list[dict[str, Any]]]:
     """The triplets of one epoch of the loader, and the bad ones that it wrote down."""
-    settings = LoaderSettings(bad_share=1.0, prefetch=0, ledger=ledger)
+    settings = LoaderSettings(bad_share=bad_share, prefetch=0, ledger=ledger)
     loader = Loader(source, batch_size=2, lanes=2, seed=0, settings=settings)
     batches = loader.iterate(DataPosition())
     samples = [n for _ in range(loader.batches_per_epoch) for n in next(batches)[1].samples.tolist()]
@@ -173,6 +173,17 @@ def test_a_bad_image_is_named_and_replaced(tmp_path: Path, side: str, lost: bool
     assert 3 not in samples
     assert (entry["sample"], entry["shard"], entry["key"]) == (3, str(tmp_path), f"{side}/3.png")
     assert ("No such file" if lost else ".png: not a JPEG, PNG or WebP image") in entry["reason"]
+
+
+def test_more_bad_images_than_the_recipe_allows_stop_the_run(tmp_path: Path) -> None:
+    """D2: data.bad_share would mean nothing for triplets, and a run go on over a folder that is half lost."""
+    source = make_source(write_triplets(tmp_path, [row(i) for i in range(6)]))
+    (tmp_path / "ref" / "1.png").unlink()
+    samples, bad = read_epoch(source, tmp_path / "one.jsonl", bad_share=0)
+    assert (len(samples), [entry["key"] for entry in bad]) == (6, ["ref/1.png"])
+    (tmp_path / "left" / "4.png").unlink()
+    with pytest.raises(InputError, match=r"2 bad samples.*bad_share"):
+        read_epoch(source, tmp_path / "two.jsonl", bad_share=0)
 
 
 def test_unknown_splits_and_missing_tables_are_named(tmp_path: Path) -> None:
@@ -233,6 +244,25 @@ def test_a_damaged_image_of_a_shard_is_named(tmp_path: Path) -> None:
     assert "not those that were indexed" in entry["reason"]
 
 
+def test_a_sample_of_a_shard_without_an_image_is_named(tmp_path: Path) -> None:
+    """D2: a triplet would be shown with a picture that is not there, or with the one before it."""
+    root = write_table(tmp_path, [(0, 6, 2), (8, 0, 5), (1, 2, 3), (4, 5, 7)])
+    write_shard(root / "1.tar", [(f"{i:03}.{'txt' if i == 6 else 'png'}", solid(i)) for i in range(5, IMAGES)])
+    samples, (entry,) = read_epoch(make_source(root), tmp_path / "rank.jsonl")
+    assert set(samples) <= {1, 2, 3}
+    assert (entry["sample"], entry["shard"], entry["key"]) == (0, str(root / "1.tar"), "006")
+    assert "lacks an image" in entry["reason"]
+
+
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
+    """D2: every number in the table that lies behind it would be of another image."""
+    root = write_table(tmp_path, [(0, 1, 2)])
+    build_index(str(root), workers=1)
+    (root / "0.tar").unlink()
+    with pytest.raises(InputError, match=r"0\.tar"):
+        make_source(root)
+
+
 def test_runs_of_triplets_have_the_bytes_of_a_range(tmp_path: Path) -> None:
     """Triplets of small images would be read a few at a time, those of large ones by hundreds of megabytes."""
     source = make_source(write_table(tmp_path, [(0, 1, 2)] * 90_000))
@@ -277,3 +307,33 @@ def test_the_shuffled_control_changes_the_pairing_only(tmp_path: Path) -> None:
     again, other = (load(make_source(tmp_path, shuffled=True, seed=s), numbers, 3).right_vote for s in (0, 1))
     assert torch.equal(again, control.right_vote)
     assert not torch.equal(other, control.right_vote)
+
+
+def test_the_shuffled_control_is_dealt_within_the_share(tmp_path: Path) -> None:
+    """The control of a share would see votes, or a balance of votes, that the experiment on that share does not see."""
+    write_triplets(tmp_path, [row(i, right_vote=i / 256) for i in range(80)])
+    numbers = np.arange(24)
+    real, control = (load(make_source(tmp_path, share=0.3, shuffled=s), numbers) for s in (False, True))
+    for part in ("reference", "left", "right", "samples"):
+        assert torch.equal(getattr(real, part), getattr(control, part))
+    assert sorted(control.right_vote.tolist()) == sorted(real.right_vote.tolist())
+    assert real.right_vote.eq(control.right_vote).sum() <= 4  # 1 expected
+    assert (real.right_vote * 256).int().tolist() == (real.reference[:, 0, 0, 0].int() // 3).tolist()
+
+
+def test_votes_stay_shares(tmp_path: Path) -> None:
+    """Whoever weighs a judgement by the share of people behind it would be given the majority alone."""
+    source = make_source(write_triplets(tmp_path, [row(i, right_vote=i / 8) for i in range(8)]))
+    assert load(source, np.arange(7)).right_vote.tolist() == [i / 8 for i in range(8) if i != 4]
+
+
+def test_the_log_says_what_is_left_out(tmp_path: Path) -> None:
+    """Nine tenths of a data set could be dropped, and nobody would know before the paper is written."""
+    rows = [row(i, votes=5 + (i > 2), right_vote=0.5 if i == 9 else 1) for i in range(24)]
+    write_triplets(tmp_path, [*rows, row(24, split="val")])
+    assert make_source(tmp_path, share=0.4).describe() == (
+        f"{tmp_path}/data.csv: 8 of 24 triplets of split 'train', without 3 with fewer than 6 votes, "
+        "1 with equal votes, 12 beyond a share of 0.4"
+    )
+    control = make_source(tmp_path, split="val", shuffled=True)
+    assert control.describe() == f"{tmp_path}/data.csv: 1 of 1 triplets of split 'val', with shuffled votes"

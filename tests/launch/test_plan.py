@@ -296,11 +296,3 @@ def test_a_plan_needs_no_torch(toy_world: Path):
     assert code == "0", done.stderr
     assert "'launch.model_size'" in modules
     assert not [name for name in ("'torch'", "'open_clip'", "'deepspeed'", "'boto3'") if name in modules]
-
-
-def test_what_is_not_counted_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NeCo's crops and teacher would be planned as if they were triplets."""
-    for name in ("PINECO_BACKBONE", "PINECO_IMAGES"):
-        monkeypatch.setenv(name, "/nowhere")
-    with pytest.raises(InputError, match="neco_dinov2r_vits14_224: no plan for neco yet, only for clip"):
-        plan(load_recipe("neco_dinov2r_vits14_224"), load_cluster("default"), 1)

@@ -82,7 +82,7 @@ def test_a_limit_that_comes_before_the_checkpoint(
     def copy_that_saves_slowly(folder: Path) -> None:
         """As a file system that hangs: no checkpoint is written while a file is there."""
         copy(folder)
-        path, mark = folder / "launch" / "hooks.py", "        weights, training = gather_tensors(self.engine)\n"
+        path, mark = folder / "launch" / "hooks.py", "        exported, training = gather_tensors(self.engine)\n"
         text = path.read_text()
         assert mark in text
         wait_there = (

@@ -26,7 +26,6 @@ from pretrain.checkpoint import (
     verify,
 )
 from pretrain.distributed import RankInfo
-from pretrain.models import open_clip_export
 from pretrain.objectives.clip import Clip
 from pretrain.objectives.perceptual_init import PerceptualInit
 from pretrain.recipe_file import load_recipe
@@ -52,10 +51,9 @@ def _clip(seed: int = 0) -> Clip:
 
 def _save(folder: Path, step: int = 3, seed: int = 0) -> Checkpoint:
     folder.mkdir(exist_ok=True)
-    weights = {k.removeprefix("model."): v for k, v in _clip(seed).state_dict().items()}
     training = {"exp_avg/model.logit_scale": torch.tensor([0.5])}
     state = TrainState(step, 16 * step, DataPosition(1, 2))
-    return save_checkpoint(folder, export=open_clip_export(TINY_CLIP), weights=weights, training=training, state=state)
+    return save_checkpoint(folder, exported=_clip(seed).exported(), training=training, state=state)
 
 
 def test_what_is_saved_comes_back(tmp_path: Path):
@@ -172,10 +170,7 @@ def test_perceptual_initialisation_starts_clip_with_its_image_tower(tmp_path: Pa
     objective = PerceptualInit(recipe, RankInfo())
     assert {n.split(".")[1] for n, p in objective.named_parameters() if p.requires_grad} == {"visual"}
     torch.nn.init.ones_(objective.model.visual.proj)
-    weights = {k.removeprefix("model."): v for k, v in objective.state_dict().items()}
-    checkpoint = save_checkpoint(
-        tmp_path, export=open_clip_export(TINY_CLIP), weights=weights, training={}, state=STATE
-    )
+    checkpoint = save_checkpoint(tmp_path, exported=objective.exported(), training={}, state=STATE)
     clip, random = _clip(), _clip()
     load_weights(checkpoint, clip)
     changed = {n for n, t in clip.state_dict().items() if not torch.equal(t, random.state_dict()[n])}

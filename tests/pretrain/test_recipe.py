@@ -12,7 +12,10 @@ from data_pipeline.errors import InputError
 from pretrain.recipe import OBJECTIVES
 from pretrain.recipe_file import first_difference, load_init_recipe, load_recipe, recipe_names, recipe_yaml
 
-VARIABLES = ("PINECO_DATA", "PINECO_NIGHTS", "PINECO_YFCC15M", "PINECO_BENCHMARKS", "PINECO_BACKBONE", "PINECO_IMAGES")
+VARIABLES = (
+    "PINECO_DATA", "PINECO_NIGHTS", "PINECO_YFCC15M", "PINECO_BENCHMARKS", "PINECO_BACKBONE", "PINECO_IMAGES",
+    "PINECO_BAPPS", "PINECO_THINGS", "PINECO_IMAGENET_TRIPLETS", "PINECO_DINO", "PINECO_CLIP", "PINECO_OPENCLIP",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,10 @@ def test_every_recipe_that_ships_loads_and_so_does_its_first_stage(name: str):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.objective.kind in OBJECTIVES
+    if recipe.init == "pretrained":
+        first = load_init_recipe(recipe)
+        assert (first.model, first.seed, first.engine) == (recipe.model, recipe.seed, recipe.engine)
+        return
     for init in ("perceptual", "shuffled_triplets") if recipe.init_recipe else ():
         first = load_init_recipe(load_recipe(name, [f"init={init}"]))
         assert first.objective.kind == "perceptual_init"
