@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from evals.perceptual import load_perceptual
 from launch.run import main
 from launch.training import checkpoint_due, total_steps
 from pretrain.checkpoint import list_checkpoints
@@ -162,6 +165,27 @@ def test_main_job_chains_evaluates_and_reports(small: list[str], tmp_path: Path,
     assert "add --resume" in capsys.readouterr().err
     assert main([*chain, "--resume", "seed=1"]) == 2
     assert "another recipe (seed is 1, there it is 42)" in capsys.readouterr().err
+
+
+def test_a_run_is_aligned_and_read_as_a_distance(small: list[str], tmp_path: Path):
+    """`make align` would align random weights, could not be resumed, or evals could not read what it exports."""
+    run = tmp_path / "run"
+    inner = ["init=random", "data.batch_size=8", "data.lanes=8", "schedule.steps=2", "evaluation.tasks=null"]
+    own = ("init", "data.batch_size", "evaluation.tasks")
+    shared = [item for item in small[1:] if item.partition("=")[0] not in own]
+    recipe = ["align_tiny", *shared, "data.batch_size=8", "objective.image_size=32", "engine.kind=local"]
+    recipe += [f"init_overrides=[{','.join(inner)}]", "--run-dir", str(run)]
+    assert main(recipe) == 0
+    first, last = (list_checkpoints(folder / "checkpoints")[-1].export for folder in (run / "init", run))
+    assert "triplets of split 'train'" in (run / "run.log").read_text()
+    before, after = load_perceptual(str(first), features="embedding"), load_perceptual(str(last))
+    images = torch.rand(2, 3, 32, 32)
+    moved = (before(images[:1], images[1:]) - after(images[:1], images[1:])).abs()
+    assert 0 < float(moved) < 0.5, "not aligned, or not started from the first stage"
+    again = _manifest(run)
+    shutil.rmtree(list_checkpoints(run / "checkpoints")[-1].path)
+    assert main([*recipe, "--resume"]) == 0
+    assert _manifest(run) == again
 
 
 def test_init_changes_the_start_and_nothing_else(small: list[str], tmp_path: Path):
