@@ -10,6 +10,7 @@ from typing import Any
 
 import open_clip
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_pipeline.errors import InputError
@@ -17,6 +18,8 @@ from pretrain.export import OPEN_CLIP, ExportFormat
 
 MODEL_CONFIGS = Path(__file__).parent / "model_configs"
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
+_SCALARS = ("logit_scale", "logit_bias")
 
 open_clip.add_model_config(MODEL_CONFIGS)
 
@@ -43,11 +46,34 @@ def _register(name: str) -> str:
 
 
 def build_clip(name: str, seed: int) -> open_clip.CLIP:
-    """A randomly initialised CLIP; the same seed gives the same weights and leaves the global generator alone."""
+    """A randomly initialised CLIP; the same seed gives the same weights and leaves the global generator alone.
+
+    A config whose text_cfg.hf_model_name is the folder of a language model starts its text tower from that model.
+    """
     model_config(name)
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         return open_clip.create_model(_register(name), load_weights=False, nonscalar_logit_scale=True)
+
+
+def load_text_tower(clip: Any, source: str) -> None:
+    """Puts the text tower of another CLIP of open_clip into this one; its image tower and logit scale stay.
+
+    source: an export directory, or a .safetensors file. Raises InputError where it is none, or has another text tower.
+    """
+    path = Path(source)
+    path = path / Path(OPEN_CLIP[1]).name if path.is_dir() else path
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise InputError(f"objective.text_weights {source}: no .safetensors file, and no export directory")
+    try:
+        given = load_file(path)
+    except Exception as error:  # safetensors raises kinds of its own
+        raise InputError(f"objective.text_weights {path}: cannot be read: {error}") from None
+    own = {k: v for k, v in clip.state_dict().items() if not k.startswith("visual.") and k not in _SCALARS}
+    wrong = [k for k, v in own.items() if k not in given or given[k].shape != v.shape]
+    if wrong:
+        raise InputError(f"objective.text_weights {path}: of another text tower, see {wrong[0]}")
+    clip.load_state_dict({**clip.state_dict(), **{k: given[k] for k in own}})
 
 
 def image_size(name: str) -> int:

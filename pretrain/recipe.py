@@ -31,6 +31,7 @@ class ClipSettings:
 
     kind: str = "clip"
     max_logit_scale: float = 100.0  # exp(logit_scale) is kept at or below it
+    text_weights: str | None = None  # the text tower starts from that of this export directory, or .safetensors
 
 
 @dataclass(frozen=True, kw_only=True)

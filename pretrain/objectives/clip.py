@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from data_pipeline.batches import ImageTextBatch
 from pretrain.distributed import RankInfo
 from pretrain.losses import contrastive_loss
-from pretrain.models import Normalise, build_clip, open_clip_export
+from pretrain.models import Normalise, build_clip, load_text_tower, open_clip_export
 from pretrain.objectives.base import Bound, Objective, StepOutput
 from pretrain.recipe import ClipSettings, Recipe
 
@@ -20,7 +23,17 @@ class Clip(Objective):
         self.settings: ClipSettings = recipe.objective
         self.ranks = ranks
         self.model, self.export = build_clip(recipe.model, recipe.seed), open_clip_export(recipe.model)
+        self._start_text()
         self.normalise = Normalise()
+
+    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+        """The first stage's image tower; the text tower is `text_weights`' where the recipe names one."""
+        super().adopt(weights)
+        self._start_text()
+
+    def _start_text(self) -> None:
+        if self.settings.text_weights is not None:
+            load_text_tower(self.model, self.settings.text_weights)
 
     def forward(self, batch: ImageTextBatch) -> StepOutput:
         image = self.model.encode_image(self.normalise(batch.images), normalize=True)
