@@ -14,9 +14,6 @@ import pytest
 from data_pipeline.errors import InputError
 from evals.bootstrap import image_counts
 from evals.cifar10h import (
-    IN_SHARDS,
-    INDEX_FILE,
-    People,
     Similarity,
     agreement,
     ceiling,
@@ -25,9 +22,9 @@ from evals.cifar10h import (
     half_of_people,
     mean_similarity,
     predictions,
-    read_counts,
     text_similarity,
 )
+from evals.cifar10h_counts import IN_SHARDS, INDEX_FILE, People, read_counts
 from evals.datasets import open_folder
 from tests.evals.conftest import COLOURS, WriteFolder
 from tests.evals.test_representation import mean_ranks

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from data_pipeline.errors import InputError
+from evals.block_features import BlockFeatures
 from evals.bootstrap import image_counts
 from evals.representation import (
-    BlockFeatures,
     CkaSums,
     Ranks,
     cka_matrix,

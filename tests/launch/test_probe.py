@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from evals.encoder import load_encoder
+from evals.probe_picture import draw
 from evals.representation import linear_cka, rsa
-from launch.probe import draw, main, short_names
+from launch.probe import main, short_names
 from tests.evals.conftest import WriteFolder
 from tests.evals.conftest import export_dir as export_dir
 from tests.evals.conftest import write_folder as write_folder
