@@ -55,8 +55,8 @@ sweep: $(READY) ## an array of runs [SWEEP=sweeps/pi_controls.yaml CLUSTER=]
 status: $(READY) ## every run below runs/, from its directory and from SLURM [ARGS=--watch]
 	$(BIN)/python -m launch.status $(ARGS)
 
-logs: $(READY) ## follow what a run on a cluster says [RUN=runs/NAME]
-	tail -n 100 -F $(RUN)/job/logs/rank_00000.log $(RUN)/job/submitit/*_log.out
+logs: $(READY) ## follow what a run says, here or on a cluster [RUN=runs/NAME]
+	$(BIN)/python -m launch.logs $(RUN)
 
 stop: $(READY) ## have a run on a cluster save and end [RUN=runs/NAME]
 	$(BIN)/python -m launch.control stop $(RUN)

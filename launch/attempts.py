@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-Cause = Literal["done", "saved", "bad input", "crash", "killed", "hang", "lost", "port"]
+Cause = Literal["done", "saved", "bad input", "crash", "killed", "hang", "lost", "port", "cancelled"]
 WITHOUT_PROGRESS = 3  # faults in a row that saved no further step; one more is not begun
 STARTS_WITHOUT_PROGRESS = 20  # the same of starts that were told to stop, or whose port was taken
+_NO_FAULT: tuple[Cause, ...] = ("saved", "port", "cancelled")
 _FILE = "attempts.jsonl"
 
 
@@ -33,6 +34,11 @@ class Attempt:
     why: str = ""  # in words, for people
 
     @property
+    def key(self) -> str:
+        """JOB.NUMBER, no other attempt's."""
+        return f"{self.job}.{self.number}"
+
+    @property
     def progress(self) -> bool:
         return self.to_step > self.from_step
 
@@ -48,6 +54,8 @@ def decide(attempts: Sequence[Attempt], *, stop_asked: bool) -> Decision:
     last = attempts[-1]
     if last.cause == "done":
         return Decision("end", "done")
+    if last.cause == "cancelled":
+        return Decision("end", f"cancelled with {last.to_step} steps saved")
     if stop_asked:
         return Decision("end", f"stopped as asked with {last.to_step} steps saved")
     if last.cause == "bad input":
@@ -56,12 +64,12 @@ def decide(attempts: Sequence[Attempt], *, stop_asked: bool) -> Decision:
     if starts >= STARTS_WITHOUT_PROGRESS:
         why = f"{starts} starts in a row saved no further step, the last one: {last.why}; is the time limit too short?"
         return Decision("give up", why)
-    if last.cause in ("saved", "port"):
+    if last.cause in _NO_FAULT:
         return Decision("again", last.why)
     before = attempts[-2] if len(attempts) > 1 else None
     if last.crash is not None and before is not None and before.crash == last.crash:
         return Decision("give up", f"the same error twice at the same place: {last.crash.splitlines()[0]}")
-    idle = sum(attempt.cause not in ("saved", "port") for attempt in attempts[-starts:]) if starts else 0
+    idle = sum(attempt.cause not in _NO_FAULT for attempt in attempts[-starts:]) if starts else 0
     if idle >= WITHOUT_PROGRESS:
         return Decision("give up", f"{idle} attempts in a row saved no further step, the last one: {last.why}")
     return Decision("again", f"{last.why or last.cause}: starts again with {last.to_step} steps saved")
@@ -73,6 +81,11 @@ def _since_progress(attempts: Sequence[Attempt]) -> int:
         if attempt.progress:
             return number
     return len(attempts)
+
+
+def finished(attempts: Sequence[Attempt], saved: int) -> bool:
+    """Whether the last attempt ended a run whose steps are all still there. saved: steps that are saved now."""
+    return bool(attempts) and attempts[-1].cause == "done" and saved >= attempts[-1].to_step
 
 
 def read_attempts(folder: Path) -> list[Attempt]:

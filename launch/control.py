@@ -9,10 +9,11 @@ from pathlib import Path
 
 from data_pipeline.errors import InputError
 from launch import slurm
-from launch.checkpoints import INIT
+from launch.checkpoints import INIT, saved_steps
 from launch.cluster import load_cluster
 from launch.spec import JOB, RECIPE, STOP, read_job, read_spec
-from launch.submit import ALIVE, check_run, submit
+from launch.submit import ALIVE, check_run, is_finished, submit
+from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe
 
 
@@ -50,15 +51,24 @@ def stop(run: Path) -> str:
 
 
 def resume(run: Path, nodes: int | None, cluster: str | None) -> str:
-    """Submits a run again with the recipe that it has, from its newest checkpoint."""
+    """Submits a run again with the recipe that it has, from its newest checkpoint; not one that is done."""
     job, state = _job(run)
     if state in ALIVE:
         raise InputError(f"{run}: its job {job} is {_known(state)}; stop it first with make stop RUN={run}")
     spec, recipe = read_spec(run), load_recipe(str(run / JOB / RECIPE))
+    if is_finished(run) and _is_measured(run, recipe):
+        return f"{run}: done already, all of its {saved_steps(run)} steps are taken; nothing was submitted"
     place, number = load_cluster(cluster) if cluster else spec.cluster, nodes or spec.nodes
     check_run(recipe, place, number)
     slurm.check_place(place, number)
     return f"{run}: submitted job {submit(recipe, run.resolve(), place, number)} on {number} nodes"
+
+
+def _is_measured(run: Path, recipe: Recipe) -> bool:
+    """Whether each checkpoint has the report that the recipe asks for; a new job would have missing ones made."""
+    names = [path.parent.name for path in run.glob("checkpoints/step_*/manifest.json")]
+    asked = bool(recipe.evaluation.tasks and recipe.evaluation.data)
+    return not asked or all((run / "reports" / f"{name}.json").is_file() for name in names)
 
 
 def _job(run: Path) -> tuple[str, str | None]:

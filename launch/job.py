@@ -24,6 +24,7 @@ from launch.spec import JOB, RECIPE
 
 PORT_TAKEN = 76  # exit code: another program listens where rank 0 wanted to
 CRASHES, LEFT = "crashes", "left"  # folders of job/
+ATTEMPT = "PINECO_ATTEMPT"  # in the environment: which attempt of which job started this rank
 
 
 def main(run: Path) -> int:
@@ -71,6 +72,7 @@ def _write_crash(folder: Path, rank: int, error: Exception) -> None:
     place = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
     record = {
         "rank": rank,
+        "attempt": os.environ[ATTEMPT],
         "time": time.time(),
         "step": beat.step if beat else None,
         "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
@@ -81,16 +83,20 @@ def _write_crash(folder: Path, rank: int, error: Exception) -> None:
     path.write_text(json.dumps(record))
 
 
-def read_left(folder: Path) -> dict[int, int]:
-    """Exit codes by rank, of those that left by themselves. folder: job/ of a run."""
-    paths = (folder / LEFT).glob("rank_*")
-    return {int(path.name.removeprefix("rank_")): int(path.read_text() or 1) for path in paths}
+def read_left(folder: Path, attempt: str) -> dict[int, int]:
+    """Exit codes by rank, of those of one attempt that left by themselves. folder: job/ of a run.
+
+    Not of another job or an earlier attempt, whose ranks may still be there on a node that was cut off.
+    """
+    found = {path: path.read_text().split() for path in (folder / LEFT).glob("rank_*")}
+    mine = {path: int(words[0]) for path, words in found.items() if words[1:] == [attempt]}
+    return {int(path.name.removeprefix("rank_")): code for path, code in mine.items()}
 
 
 def _leave(folder: Path, code: int) -> NoReturn:
     try:
         (folder / LEFT).mkdir(exist_ok=True)
-        (folder / LEFT / RANK_FILE.format(int(os.environ["RANK"]))).write_text(str(code))
+        (folder / LEFT / RANK_FILE.format(int(os.environ["RANK"]))).write_text(f"{code} {os.environ[ATTEMPT]}")
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -50,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupted = train(recipe, directory, resume=options.resume, job=options.job)
         if interrupted is None:
             return 0
-        command = [sys.executable, "-m", "launch.run", options.recipe, *options.overrides, "--run-dir", str(directory)]
-        print(f"pineco: {interrupted}; go on with: {shlex.join(command)} --resume", file=sys.stderr)
+        print(f"pineco: {interrupted}; {_how_to_go_on(options, directory)}", file=sys.stderr)
     except InputError as error:
         print(f"pineco: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -64,6 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pineco: stopped; what was saved is complete, the same command with --resume goes on", file=sys.stderr)
     return INTERRUPTED
+
+
+def _how_to_go_on(options: argparse.Namespace, directory: Path) -> str:
+    """The command of launch.run; of a rank of a job it would train on the login node."""
+    if options.job:
+        return f"unless its job comes back by itself, go on with: make resume RUN={directory}"
+    command = [sys.executable, "-m", "launch.run", options.recipe, *options.overrides, "--run-dir", str(directory)]
+    return f"go on with: {shlex.join(command)} --resume"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from data_pipeline.errors import InputError
@@ -23,6 +23,18 @@ class Partition:
     default: bool
 
 
+@dataclass(frozen=True)
+class Node:
+    """What one node has for jobs."""
+
+    cpus: int
+    memory: int  # MiB
+    gpus: int
+
+    def has(self, need: Node) -> bool:
+        return self.cpus >= need.cpus and self.memory >= need.memory and self.gpus >= need.gpus
+
+
 def need_slurm() -> None:
     """InputError where there is no SLURM."""
     if shutil.which("sbatch") is None:
@@ -36,9 +48,14 @@ def ask(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"{command[0]}: {error}; is the controller reachable?") from None
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError(f"{command[0]}: {said.removeprefix(command[0] + ': ')}")
+        raise InputError(f"{command[0]}: {(complaints(command[0], done.stderr) or ['no message'])[-1]}")
     return done.stdout
+
+
+def complaints(command: str, said: str) -> list[str]:
+    """The lines of what a command wrote to stderr, without the name and `error:` that stand before each."""
+    lines = (line.strip().removeprefix(f"{command}: ").removeprefix("error: ") for line in said.splitlines())
+    return [line for line in lines if line]
 
 
 def partitions() -> dict[str, Partition]:
@@ -52,8 +69,15 @@ def partitions() -> dict[str, Partition]:
     return found
 
 
+def nodes_of(partition: str) -> list[Node]:
+    """Every node of a partition, whatever its state."""
+    found = ask("sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%c|%m|%G").splitlines()
+    parts = (line.strip().split("|") for line in found)
+    return [Node(_number(cpus), _number(memory), _gpus(gres)) for cpus, memory, gres in parts]
+
+
 def check_place(cluster: Cluster, nodes: int) -> None:
-    """InputError where the partition is unknown, has too few nodes, or allows no job as long as this."""
+    """InputError where the partition is unknown, allows no job as long as this, or has too few nodes of this size."""
     need_slurm()
     known = partitions()
     name = cluster.partition or next((p.name for p in known.values() if p.default), None)
@@ -64,6 +88,32 @@ def check_place(cluster: Cluster, nodes: int) -> None:
         raise InputError(f"NODES={nodes}: partition {name} has {place.nodes}; ask for fewer, or set another partition")
     if place.minutes is not None and cluster.minutes > place.minutes:
         raise InputError(f"time is {cluster.time}: partition {name} allows {place.minutes} minutes; set time to less")
+    check_nodes(cluster, nodes, name, nodes_of(name))
+
+
+def check_nodes(cluster: Cluster, nodes: int, partition: str, known: Sequence[Node]) -> None:
+    """InputError naming the key of the cluster file that asks for more than so many nodes of a partition have.
+
+    sbatch takes some of these requests, and the job waits for ever.
+    """
+    need = Node(cluster.tasks * cluster.cpus_per_task, memory_mib(cluster.memory), cluster.gpus_per_node)
+    tasks = f" for each of {cluster.tasks} tasks" if cluster.tasks > 1 else ""
+    asked = [
+        ("gpus_per_node", f"{cluster.gpus_per_node}", need.gpus, [node.gpus for node in known], "GPUs"),
+        ("cpus_per_task", f"{cluster.cpus_per_task}{tasks}", need.cpus, [node.cpus for node in known], "CPUs"),
+        ("memory", f"{cluster.memory}", need.memory, [node.memory for node in known], "MiB"),
+    ]
+    for key, value, number, have, unit in asked:
+        if sum(number <= of_node for of_node in have) < nodes:
+            raise InputError(
+                f"{key} is {value}: NODES={nodes} takes as many nodes with {number} {unit} each, "
+                f"and those of partition {partition} have {_range(have)}; set {key} to less, or another partition"
+            )
+    if sum(node.has(need) for node in known) < nodes:
+        raise InputError(
+            f"gpus_per_node, cpus_per_task and memory: partition {partition} has each on {nodes} nodes, but not all "
+            "three on the same ones; set one of them to less, or another partition"
+        )
 
 
 def job_state(job: str) -> str | None:
@@ -74,6 +124,26 @@ def job_state(job: str) -> str | None:
         if "Invalid job id" in str(error):
             return None
         raise
+
+
+def cancelled(job: str, restarts: int) -> bool:
+    """Whether somebody ended a job with scancel; false for a preemption, a time limit and a node that failed.
+
+    restarts: how often the job had been put back when the asking process was started. While the batch script still
+    lives, scontrol only says COMPLETING: a limit then has a reason, a preemption its time, and what is back in the
+    queue one restart more.
+    """
+    record = ask("scontrol", "show", "job", job).split("\n\n")[0]
+    fields = dict(re.findall(r"(?<!\S)(JobState|Reason|Restarts|PreemptTime)=(\S+)", record))
+    if fields.get("JobState") == "COMPLETING":
+        calm = all(fields.get(name, "None") == "None" for name in ("Reason", "PreemptTime"))
+        return calm and int(fields.get("Restarts", "0")) == restarts
+    return fields.get("JobState") == "CANCELLED"
+
+
+def release(job: str) -> None:
+    """Lets a job start that was submitted with --hold."""
+    ask("scontrol", "release", job)
 
 
 def own_job(environment: Mapping[str, str]) -> str:
@@ -120,6 +190,29 @@ def restarts(job: str) -> int:
 def signal_tasks(step: str, signal: str) -> None:
     """To every task of a step ("12.0"), or of every step of a job ("12"), not to its batch script."""
     ask("scancel", f"--signal={signal}", step)
+
+
+def memory_mib(size: str | None) -> int:
+    """Of a size as sbatch takes it, e.g. 900G, 1.5T or 4000 (MiB); 0 for none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", size or "0", re.IGNORECASE)
+    if not match:
+        raise InputError(f"memory is {size!r}; write it as SLURM does, e.g. 900G")
+    return math.ceil(float(match[1]) * 1024.0 ** ("KMGT".index(match[2].upper() or "M") - 1))
+
+
+def _gpus(gres: str) -> int:
+    """Of a node's generic resources, e.g. 8 of gpu:h100:8(S:0-1),shard:16; 0 of (null)."""
+    return sum(int(number) for number in re.findall(r"(?:^|,)gpu(?::[^:,()]+)?:(\d+)", gres))
+
+
+def _number(text: str) -> int:
+    """Some columns of sinfo end in a plus where nodes differ."""
+    return int(text.rstrip("+"))
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _minutes(limit: str) -> int | None:

@@ -7,6 +7,8 @@ submitit writes the batch script and calls sbatch; the script runs launch.superv
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import shlex
 import sys
@@ -19,13 +21,15 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from data_pipeline.errors import InputError
 from evals.report import write_text_atomically
-from launch.checkpoints import INIT, newest_step
+from launch.attempts import finished, read_attempts
+from launch.checkpoints import INIT, newest_step, saved_steps
 from launch.cluster import Cluster, cluster_names, load_cluster
 from launch.code import copy_code
 from launch.model_size import NoEstimateError
 from launch.plan import plan, show
-from launch.slurm import check_place, job_state, need_slurm
+from launch.slurm import ask, check_place, complaints, job_state, need_slurm, release
 from launch.spec import CODE, ID, JOB, RECIPE, STOP, Spec, read_job, write_spec
+from launch.submission import submitting
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import first_difference, load_init_recipe, load_recipe, recipe_names, recipe_yaml
 
@@ -73,20 +77,58 @@ def check_run(recipe: Recipe, cluster: Cluster, nodes: int) -> None:
             )
 
 
-def submit(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> str:
+def submit(recipe: Recipe, run: Path, cluster: Cluster, nodes: int, *, hold: bool = False) -> str:
     """Writes RUN/job and submits; returns the job's number. A run that is there already goes on.
 
-    A first stage is a job of its own, which this one waits for.
+    A first stage is a job of its own, which this one waits for. hold: it may not start before it is released.
     """
     need_slurm()
-    check_free(recipe, run)  # before the first stage is submitted
-    first = None
-    if needs_first_stage(recipe) and not newest_step(run):
-        first = submit(load_init_recipe(recipe), run / INIT, cluster, nodes)
-    write_job(recipe, run, cluster, nodes)
-    job = submit_script(run, cluster, nodes, recipe.name, ["launch.supervise", str(run)], after=first)
-    write_text_atomically(run / JOB / ID, f"{job}\n")
+    with submitting(run):
+        check_free(recipe, run)  # before the first stage is submitted
+        first = _submit_first(recipe, run, cluster, nodes)
+        try:
+            write_job(recipe, run, cluster, nodes)
+            job = submit_script(run, cluster, nodes, recipe.name, _supervised(run), after=first, hold=hold)
+        except InputError as error:
+            raise error if first is None else _without_first(first, error) from None
+        write_text_atomically(run / JOB / ID, f"{job}\n")
+    if first is not None:
+        _let_start(first)
     return job
+
+
+def _submit_first(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> str | None:
+    """The number of the first stage's job, held until the second is accepted; None where none is needed."""
+    if not needs_first_stage(recipe) or newest_step(run):
+        return None
+    first = load_init_recipe(recipe)
+    check_free(first, run / INIT)
+    return None if is_finished(run / INIT) else submit(first, run / INIT, cluster, nodes, hold=True)
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run on a cluster has ended, so that another job of it would do nothing."""
+    return finished(read_attempts(run / JOB), saved_steps(run))
+
+
+def _supervised(run: Path) -> list[str]:
+    return ["launch.supervise", str(run)]
+
+
+def _without_first(job: str, error: InputError) -> InputError:
+    """What to say of a chain whose second job was refused; the first, which is still held, is taken back."""
+    try:
+        ask("scancel", job)
+    except InputError as silent:
+        return InputError(f"{error}; its first stage is held as job {job}, end it with scancel {job} ({silent})")
+    return InputError(f"{error}; its first stage, job {job}, was taken out of the queue again")
+
+
+def _let_start(job: str) -> None:
+    try:
+        release(job)
+    except InputError as error:
+        raise InputError(f"both stages are submitted, the first is held: scontrol release {job} ({error})") from None
 
 
 def check_free(recipe: Recipe, run: Path) -> None:
@@ -103,13 +145,22 @@ def needs_first_stage(recipe: Recipe) -> bool:
 
 
 def submit_script(
-    run: Path, cluster: Cluster, nodes: int, name: str, module: list[str], *, after: str | None = None
+    run: Path,
+    cluster: Cluster,
+    nodes: int,
+    name: str,
+    module: list[str],
+    *,
+    after: str | None = None,
+    hold: bool = False,
 ) -> str:
     """One batch job that runs a module of the copied code, in the place of submitit's own process; its number.
 
-    after: the number of a job that must have succeeded before.
+    after: the number of a job that must have succeeded before. hold: it waits for `scontrol release`, too.
     """
     settings = parameters(run, cluster, nodes, name)
+    if hold:
+        settings["additional_parameters"]["hold"] = True
     if after is not None:
         settings["dependency"] = f"afterok:{after}"
         settings["additional_parameters"]["kill-on-invalid-dep"] = "yes"
@@ -139,21 +190,21 @@ def _sbatch(folder: Path, settings: dict[str, Any], modules: list[list[str]]) ->
     executor.update_parameters(**settings)
     commands = [[sys.executable, "-P", "-m", *module] for module in modules]
     try:
-        if len(commands) == 1:
-            return [str(executor.submit(os.execv, sys.executable, commands[0]).job_id)]
-        jobs: list[Any] = executor.map_array(os.execv, [sys.executable] * len(commands), commands)
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+            if len(commands) == 1:
+                return [str(executor.submit(os.execv, sys.executable, commands[0]).job_id)]
+            jobs: list[Any] = executor.map_array(os.execv, [sys.executable] * len(commands), commands)
     except submitit.core.utils.FailedJobError as error:
-        raise InputError(f"sbatch: {str(error).strip().splitlines()[-1]}") from None
+        said = "; ".join(complaints("sbatch", str(error))) or "no message"
+        raise InputError(f"sbatch: {said}") from None
     return [str(job.job_id) for job in jobs]
 
 
 def write_job(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> None:
-    """RUN/job: the recipe, the code and where it runs, readable by the user alone."""
+    """RUN/job: the recipe, the code and where it runs. Only inside of `submitting`, which made the directory."""
     check_free(recipe, run)
     folder = run / JOB
-    run.mkdir(parents=True, exist_ok=True)
-    run.chmod(0o700)  # submitit unpickles what lies in it: whoever may write here may run code
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    (folder / "logs").mkdir(exist_ok=True)
     (folder / STOP).unlink(missing_ok=True)
     copy_code(folder / CODE)
     write_text_atomically(folder / RECIPE, recipe_yaml(recipe))

@@ -23,36 +23,55 @@ from data_pipeline.errors import InputError
 from launch import slurm
 from launch.attempts import Attempt, Cause, decide, read_attempts, write_attempt
 from launch.checkpoints import saved_steps
-from launch.job import CRASHES, LEFT, PORT_TAKEN, read_left
+from launch.job import ATTEMPT, CRASHES, LEFT, PORT_TAKEN, read_left
 from launch.run import BAD_INPUT, INTERRUPTED
-from launch.spec import CODE, JOB, STOP, Spec, read_spec
+from launch.spec import CODE, JOB, STOP, Spec, read_job, read_spec
 from launch.watchdog import Watchdog
 
 _POLL = 0.5  # seconds
 _REQUEUED = 60.0  # seconds in which SLURM ends a job that it has put back into the queue
 _PATIENCE = (5, 15, 30, 60, 120, 240)  # seconds between two requests to a controller that does not answer
+_NUMBERED = 60.0  # seconds in which who submitted this job has written its number
 _LEAVE = 15.0  # seconds before the time limit at which ranks that have not saved are given up, to come back at all
 
 
 def main(run: Path) -> int:
     folder, job = run / JOB, slurm.own_job(os.environ)
+    signals = list[int]()
     for number in (signal.SIGTERM, signal.SIGUSR2):  # meant for the ranks, which save; SLURM ends this process at last
-        signal.signal(number, lambda *_: None)  # not SIG_IGN, which srun would inherit
+        signal.signal(number, lambda number, _: signals.append(number))  # not SIG_IGN, which srun would inherit
+    _wait_for_turn(run, job)
     spec = read_spec(run)
     for step in count():
         attempt = _begin(run, folder, job)
-        attempt = _end(run, attempt, *_run_ranks(run, spec, f"{job}.{step}"))
+        notice = CancelNotice(run, attempt, signals)
+        attempt = notice.said_of(_end(run, attempt, *_run_ranks(run, spec, attempt, f"{job}.{step}", notice)))
         write_attempt(folder, attempt)
         decision = decide(read_attempts(folder), stop_asked=(folder / STOP).exists())
         _say(f"attempt {attempt.number} ended: {attempt.cause} ({attempt.why}); {decision.action}: {decision.why}")
         if decision.action == "end":
+            if attempt.cause != "done":
+                _say(f"go on with: make resume RUN={run}")
             return 0
         if decision.action == "give up":
             print(f"pineco: {run}: given up: {decision.why}", file=sys.stderr)
             return 1
         if attempt.cause != "port":
             break
-    return _start_again(job)
+    return _start_again(run, attempt)
+
+
+def _wait_for_turn(run: Path, job: str) -> None:
+    """InputError where another job is the one of this run. It must not touch a file of it, then.
+
+    The number is written after sbatch has returned it, when the job may run already.
+    """
+    end = time.monotonic() + _NUMBERED
+    while (known := read_job(run)) != job:
+        if time.monotonic() > end:
+            other = f"job {known} is the one of this run" if known else "no job is the one of this run"
+            raise InputError(f"{run}: {other}, not job {job}, which ends and leaves it alone")
+        time.sleep(_POLL)
 
 
 def _begin(run: Path, folder: Path, job: str) -> Attempt:
@@ -65,13 +84,15 @@ def _begin(run: Path, folder: Path, job: str) -> Attempt:
     return attempt
 
 
-def _run_ranks(run: Path, spec: Spec, step: str) -> tuple[int, str | None]:
+def _run_ranks(run: Path, spec: Spec, attempt: Attempt, step: str, notice: CancelNotice) -> tuple[int, str | None]:
     """(exit code of srun, what the watchdog found or None)."""
-    with subprocess.Popen(command(run, spec), env=_environment(run, spec)) as ranks:  # noqa: S603 - words of the spec
+    environment = _environment(run, spec, attempt)
+    with subprocess.Popen(command(run, spec), env=environment) as ranks:  # noqa: S603 - words of the spec
         watchdog = Watchdog(run / JOB, spec.cluster.limits, spec.ranks, say=_say)
         limit = TimeLimit(step.partition(".")[0])
         while ranks.poll() is None:
             time.sleep(_POLL)
+            notice.look()
             if (found := watchdog.look(time.monotonic()) or limit.look(time.monotonic())) is not None:
                 _kill(step, ranks, watchdog)
                 return ranks.wait(), found
@@ -86,6 +107,39 @@ def _kill(step: str, ranks: subprocess.Popen[bytes], watchdog: Watchdog) -> None
     except InputError as error:
         _say(f"{error}; srun is killed instead")
         ranks.kill()
+
+
+class CancelNotice:
+    """Writes down at once that scancel ended the job: SLURM's signal leaves the ranks and this process some seconds."""
+
+    def __init__(self, run: Path, attempt: Attempt, signals: list[int]) -> None:
+        """signals: what this process was sent so far; others append to it."""
+        self._run, self._attempt, self._signals, self._seen = run, attempt, signals, False
+
+    def look(self) -> None:
+        if signal.SIGTERM not in self._signals:
+            return
+        self._signals.clear()  # a preemption sends the same: asked once for each signal
+        try:
+            self._seen = self._seen or slurm.cancelled(self._attempt.job, _restarts())
+        except InputError as error:
+            _say(f"{error}; whether the job was cancelled is asked again once the ranks have ended")
+        if self._seen:
+            so_far = replace(self._attempt, ended=time.time(), to_step=saved_steps(self._run))
+            write_attempt(self._run / JOB, self.said_of(so_far))
+
+    def said_of(self, attempt: Attempt) -> Attempt:
+        """The attempt as one that was cancelled, if it was and is not done all the same."""
+        return _as_cancelled(attempt) if self._seen and attempt.cause != "done" else attempt
+
+
+def _as_cancelled(attempt: Attempt) -> Attempt:
+    return replace(attempt, cause="cancelled", why="cancelled with scancel")
+
+
+def _restarts() -> int:
+    """How often this job had been put back when this process was started."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 class TimeLimit:
@@ -123,12 +177,13 @@ def command(run: Path, spec: Spec) -> list[str]:
     ]
 
 
-def _environment(run: Path, spec: Spec) -> dict[str, str]:
+def _environment(run: Path, spec: Spec, attempt: Attempt) -> dict[str, str]:
     node = slurm.first_node(os.environ["SLURM_JOB_NODELIST"])
     more = {
         "PYTHONPATH": str(run / JOB / CODE),
         "MASTER_ADDR": slurm.node_address(node),  # names of nodes need not resolve
         **spec.cluster.environment,
+        ATTEMPT: attempt.key,
         "MASTER_PORT": str(_free_port()),  # another one each time: one that was taken is not tried again
     }
     if spec.cluster.network:
@@ -143,8 +198,8 @@ def _free_port() -> int:
 
 
 def _end(run: Path, attempt: Attempt, code: int, hang: str | None) -> Attempt:
-    crash = _first_crash(run / JOB)
-    cause, why = classify(code, hang, crash, read_left(run / JOB).values())
+    crash = _first_crash(run / JOB, attempt.key)
+    cause, why = classify(code, hang, crash, read_left(run / JOB, attempt.key).values())
     return replace(attempt, ended=time.time(), to_step=saved_steps(run), cause=cause, code=code, crash=crash, why=why)
 
 
@@ -171,7 +226,7 @@ def classify(code: int, hang: str | None, crash: str | None, left: Collection[in
     return "killed", f"a rank was killed or left with code {code}"
 
 
-def _first_crash(folder: Path) -> str | None:
+def _first_crash(folder: Path, attempt: str) -> str | None:
     """Step, error and trace of the rank that raised first; what the others raise follows from it.
 
     Not which rank: of several that meet the same error, another one may be first the next time.
@@ -179,19 +234,26 @@ def _first_crash(folder: Path) -> str | None:
     found = []
     for path in (folder / CRASHES).glob("rank_*.json"):
         record = json.loads(path.read_text())
-        found.append((record["time"], record))
+        if record.get("attempt") == attempt:
+            found.append((record["time"], record))
     if not found:
         return None
     _, record = min(found, key=lambda pair: pair[0])
     return "\n".join([f"{record['error']} after step {record['step']}", *record["trace"]])
 
 
-def _start_again(job: str) -> int:
-    """Puts the job back into the queue, and waits for SLURM to end it: who leaves first would end it for good."""
+def _start_again(run: Path, attempt: Attempt) -> int:
+    """Puts the job back into the queue, and waits for SLURM to end it: who leaves first would end it for good.
+
+    Not a job that was cancelled, whose ranks saved because scancel's signal is that of a preemption.
+    """
+    job = attempt.job
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SLURM's, once the job is back: no rank is left to be told
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    restarts = _restarts()
     for pause in _PATIENCE:
         try:
+            if slurm.cancelled(job, restarts):
+                return _end_cancelled(run, attempt)
             if slurm.restarts(job) == restarts:  # else it came back without us, and this would end what runs now
                 slurm.requeue(job)
             time.sleep(_REQUEUED)
@@ -201,6 +263,12 @@ def _start_again(job: str) -> int:
             time.sleep(pause)
     print("pineco: SLURM did not take the job back; start again with make resume", file=sys.stderr)
     return 1
+
+
+def _end_cancelled(run: Path, attempt: Attempt) -> int:
+    write_attempt(run / JOB, _as_cancelled(attempt))
+    _say(f"attempt {attempt.number} was cancelled with scancel; go on with: make resume RUN={run}")
+    return 0
 
 
 def _say(what: str) -> None:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
+import resource
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,14 @@ from evals.report import write_text_atomically
 from launch.cluster import Cluster, cluster_names, load_cluster
 from launch.slurm import ask, check_place
 from launch.spec import ID, JOB
+from launch.submission import submitting
 from launch.submit import check_run, submit_scripts, write_job
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe
 from pretrain.typed_yaml import merge, read_layer
 
 LARGEST = 1000  # runs
+_OTHERS = 256  # open files besides the locks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +95,28 @@ def combinations(sweep: Sweep) -> dict[str, Recipe]:
 
 def submit_array(root: Path, runs: dict[str, Recipe], cluster: Cluster, nodes: int, at_once: int) -> str:
     """One array, a task for each run; returns its number. Runs that are there already go on."""
-    for name, recipe in runs.items():
-        write_job(recipe, root / name, cluster, nodes)
-    first = root / next(iter(runs))
-    modules = [["launch.supervise", str(root / name)] for name in runs]
-    jobs = submit_scripts(first, cluster, nodes, root.name, modules, at_once=at_once, folder=root / JOB)
-    for name, job in zip(runs, jobs, strict=True):
-        write_text_atomically(root / name / JOB / ID, f"{job}\n")
+    _allow_open_files(len(runs) + _OTHERS)
+    with ExitStack() as stack:
+        stack.enter_context(submitting(root))
+        for name, recipe in runs.items():
+            stack.enter_context(submitting(root / name))
+            write_job(recipe, root / name, cluster, nodes)
+        first = root / next(iter(runs))
+        modules = [["launch.supervise", str(root / name)] for name in runs]
+        jobs = submit_scripts(first, cluster, nodes, root.name, modules, at_once=at_once, folder=root / JOB)
+        for name, job in zip(runs, jobs, strict=True):
+            write_text_atomically(root / name / JOB / ID, f"{job}\n")
     array = jobs[0].split("_")[0]
     ask("squeue", "--noheader", f"--jobs={array}")  # it is known to SLURM
     return array
+
+
+def _allow_open_files(number: int) -> None:
+    """A lock of each run is open at the same time; the usual limit is 1,024 files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        most = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 if __name__ == "__main__":

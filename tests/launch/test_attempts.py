@@ -12,6 +12,7 @@ from launch.attempts import (
     Attempt,
     Cause,
     decide,
+    finished,
     read_attempts,
     write_attempt,
 )
@@ -25,7 +26,14 @@ def attempt(cause: Cause, number: int = 1, *, saved: int = 0, crash: str | None 
 
 @pytest.mark.parametrize(
     ("cause", "action"),
-    [("done", "end"), ("saved", "again"), ("bad input", "give up"), ("killed", "again"), ("hang", "again")],
+    [
+        ("done", "end"),
+        ("saved", "again"),
+        ("bad input", "give up"),
+        ("killed", "again"),
+        ("hang", "again"),
+        ("cancelled", "end"),
+    ],
 )
 def test_one_end_one_action(cause: Cause, action: str) -> None:
     """A run that is done would start again, or one that was preempted would not."""
@@ -59,6 +67,17 @@ def test_being_told_to_save_is_no_fault() -> None:
     assert decide([*told[:-1], attempt("saved", 99, saved=1)], stop_asked=False).action == "again"
     mixed = [attempt("killed", 1), attempt("saved", 2), attempt("saved", 3), attempt("killed", 4)]
     assert decide(mixed, stop_asked=False).action == "again"
+    resumed = [*(attempt("cancelled", n) for n in range(1, WITHOUT_PROGRESS + 1)), attempt("killed", 9)]
+    assert decide(resumed, stop_asked=False).action == "again", "scancel and make resume, some times in a row"
+
+
+def test_a_run_is_finished_while_its_steps_are_there() -> None:
+    """A run whose checkpoints were removed could not be trained again; or one that is done would be submitted again."""
+    done = [attempt("killed", 1), attempt("done", 2, saved=5)]
+    assert finished(done, 15)
+    assert not finished(done, 10)
+    assert not finished(done[:1], 15)
+    assert not finished([], 0)
 
 
 def test_the_same_error_at_the_same_place_is_a_bug() -> None:

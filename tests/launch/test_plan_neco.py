@@ -251,7 +251,7 @@ def test_a_run_that_does_not_fit_is_not_submitted(
 def test_an_objective_without_formulas_has_no_estimate():
     """Its model would be planned as that of another objective."""
     recipe = load_recipe(LARGE)
-    with pytest.raises(NoEstimateError, match="no formula for x, only for clip, perceptual_init, neco"):
+    with pytest.raises(NoEstimateError, match="no formula for x, only for clip, perceptual_init, align, neco"):
         plan(replace(recipe, objective=replace(recipe.objective, kind="x")), load_cluster("default"), 1)
 
 

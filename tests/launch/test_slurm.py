@@ -20,7 +20,7 @@ from launch.attempts import read_attempts
 from launch.cluster import Cluster
 from launch.goodput import account, read_phases
 from launch.heartbeat import read_beats
-from launch.slurm import check_place, job_state, signal_tasks
+from launch.slurm import ask, check_place, job_state, restarts, signal_tasks
 from launch.spec import JOB, STOP, read_job
 from launch.status import main as main_status
 from launch.sweep import main as main_sweep
@@ -240,7 +240,7 @@ def test_a_sweep_its_evaluations_and_its_table(
     assert main_status(["--root", str(tmp_path / "runs")]) == 0
     shown = [line for line in capsys.readouterr().out.splitlines() if "seed=" in line]
     assert len(shown) == 6
-    assert all("completed" in line and f"{SHORT}/{SHORT}" in line and f"step {SHORT}" in line for line in shown)
+    assert all("done" in line and f"{SHORT}/{SHORT}" in line and f"step {SHORT}" in line for line in shown)
 
 
 def test_what_cannot_run_is_not_submitted(cluster: Cluster, recipe: Recipe) -> None:
@@ -251,4 +251,23 @@ def test_what_cannot_run_is_not_submitted(cluster: Cluster, recipe: Recipe) -> N
         check_place(replace(cluster, partition="fast"), 1)
     with pytest.raises(InputError, match=r"time is 3:00:00: partition urgent allows 60 minutes"):
         check_place(replace(cluster, partition="urgent", time="3:00:00"), 1)
-    check_place(cluster, 2)
+    with pytest.raises(InputError, match=r"cpus_per_task is 64: .* those of partition main have 8; set cpus_per_task"):
+        check_place(replace(cluster, cpus_per_task=64), 1)
+    with pytest.raises(InputError, match=r"gpus_per_node is 8: .* those of partition main have 0; set gpus_per_node"):
+        check_place(replace(cluster, gpus_per_node=8), 1)
+    with pytest.raises(InputError, match=r"memory is 900G: .* those of partition main have 20000; set memory"):
+        check_place(replace(cluster, memory="900G"), 1)
+    check_place(replace(cluster, cpus_per_task=8, memory="20000M"), 2)
+
+
+def test_a_run_that_is_cancelled_stays_away(
+    undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path
+) -> None:
+    """scancel is what everybody knows: the run would save, and SLURM start it again."""
+    run = tmp_path / "run"
+    state, attempts = disturbed(recipe, cluster, run, lambda job: ask("scancel", job))
+    assert (state, [a.cause for a in attempts]) == ("CANCELLED", ["cancelled"]), said(run)
+    assert 0 < attempts[0].to_step < STEPS
+    assert restarts(attempts[0].job) == 0
+    assert ended(submit.submit(recipe, run, cluster, 2)) == "COMPLETED", said(run)
+    assert_same(run, undisturbed)

@@ -22,7 +22,8 @@ from launch.checkpoints import saved_steps
 from launch.cluster import Cluster
 from launch.heartbeat import read_beats
 from launch.slurm import job_state, signal_tasks
-from launch.spec import JOB
+from launch.spec import ID, JOB
+from launch.submission import submitting
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe, recipe_yaml
 from tests.support.slurm_runs import (
@@ -173,11 +174,13 @@ def test_a_full_folder_is_said(cluster: Cluster, recipe: Recipe, tmp_path: Path)
     full.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(full)], check=True)
     try:
-        submit.write_job(recipe, run, cluster, 2)
+        with submitting(run):
+            submit.write_job(recipe, run, cluster, 2)
         shutil.rmtree(run / JOB / "beats", ignore_errors=True)
         (full / "rest").write_bytes(b"x" * 64 * 1024)
         (run / JOB / "attempts.jsonl").symlink_to(full / "attempts.jsonl")
         job = submit.submit_script(run, cluster, 2, recipe.name, ["launch.supervise", str(run)])
+        (run / JOB / ID).write_text(job)
         assert ended(job) == "FAILED"
         assert "No space left on device" in said(run)
         assert "make resume" in said(run)

@@ -6,6 +6,7 @@ import json
 import re
 import stat
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from data_pipeline.errors import InputError
 from launch import slurm, submit
 from launch.cluster import Cluster, load_cluster, minutes
 from launch.job import rank_environment
-from launch.slurm import check_place
+from launch.slurm import check_nodes, check_place
 from launch.spec import JOB, Spec, read_spec, write_spec
+from launch.submission import submitting
 from launch.submit import check_run, main, parameters, write_job
 from launch.supervise import command
 from launch.sweep import Sweep, combinations
@@ -85,7 +87,8 @@ def test_the_folder_of_a_job_is_private_and_complete(tmp_path: Path) -> None:
     recipe, cluster = load_recipe("clip_toy", ["init=random"]), load_cluster("virtual")
     (tmp_path / "run" / JOB).mkdir(parents=True)
     (tmp_path / "run" / JOB / "stop").touch()
-    write_job(recipe, tmp_path / "run", cluster, 2)
+    with submitting(tmp_path / "run"):
+        write_job(recipe, tmp_path / "run", cluster, 2)
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
     assert load_recipe(str(tmp_path / "run" / JOB / "recipe.yaml")) == recipe
     assert not (tmp_path / "run" / JOB / "stop").exists(), "a run that was stopped once would never start again"
@@ -145,6 +148,44 @@ def test_limits_of_partitions_are_slurms(limit: str, expected: int | None, monke
     assert (found.nodes, found.minutes, found.default) == (4, expected, True)
 
 
+def test_resources_are_slurms() -> None:
+    """GPUs would be counted by their type's name, or gigabytes taken for megabytes."""
+    gres = ["(null)", "gpu:8", "gpu:h100:4(S:0-1),shard:16", "gpu:a100:2(S:0,2),gpu:v100:2(S:1)", "craynetwork:4"]
+    assert [slurm._gpus(text) for text in gres] == [0, 8, 4, 4, 0]
+    sizes = [None, "0", "4000", "4000M", "900G", "1.5T", "900GB", "2048K"]
+    assert [slurm.memory_mib(size) for size in sizes] == [0, 0, 4000, 4000, 921600, 1572864, 921600, 2]
+    with pytest.raises(InputError, match=r"memory is 'lots'; write it as SLURM does, e\.g\. 900G"):
+        slurm.memory_mib("lots")
+
+
+SMALL, LARGE = slurm.Node(8, 20_000, 0), slurm.Node(64, 500_000, 4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"cpus_per_task": 128}, "cpus_per_task is 128: .* 128 CPUs each, .* partition gpu have 8 to 64; set cpus_per"),
+        ({"gpus_per_node": 4, "cpus_per_task": 32}, "cpus_per_task is 32 for each of 4 tasks: .* with 128 CPUs"),
+        ({"gpus_per_node": 8}, "gpus_per_node is 8: .* with 8 GPUs each, .* have 0 to 4; set gpus_per_node to less"),
+        ({"memory": "900G"}, "memory is 900G: .* with 921600 MiB each, .* have 20000 to 500000; set memory to less"),
+        ({"gpus_per_node": 1}, None),
+        ({"cpus_per_task": 8}, None),
+    ],
+)
+def test_a_request_that_no_node_can_fill_is_refused(asked: dict[str, object], said: str | None) -> None:
+    """sbatch takes it, and the job waits for ever; or sbatch's words do not say which key of the cluster file it is."""
+    cluster = Cluster(**({"gpus_per_node": 0, "cpus_per_task": 1} | asked))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=said) if said else nullcontext():
+        check_nodes(cluster, 2, "gpu", [SMALL, LARGE, LARGE])
+
+
+def test_enough_of_each_on_different_nodes_is_refused() -> None:
+    """Half of the partition has the GPUs and the other half the memory: the job would wait for ever."""
+    cluster = Cluster(gpus_per_node=4, cpus_per_task=1, memory="900G")
+    with pytest.raises(InputError, match="has each on 1 nodes, but not all three on the same ones"):
+        check_nodes(cluster, 1, "gpu", [LARGE, slurm.Node(64, 1_000_000, 0)])
+
+
 def test_a_sweep_is_every_combination_once() -> None:
     """A run would be missing, or two would write one directory."""
     sweep = Sweep(
@@ -168,7 +209,8 @@ def test_clusters_that_ship_are_valid() -> None:
 def test_a_run_that_is_alive_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second submission would replace the code below the running job; another recipe would fail after the queue."""
     recipe, cluster, run = load_recipe("clip_toy", ["init=random"]), load_cluster("virtual"), tmp_path / "run"
-    write_job(recipe, run, cluster, 2)
+    with submitting(run):
+        write_job(recipe, run, cluster, 2)
     (run / JOB / "id").write_text("7\n")
     (run / JOB / "code" / "mark").touch()
     monkeypatch.setattr(submit, "job_state", lambda job: "RUNNING")
