@@ -65,8 +65,9 @@ resume: $(READY) ## let a run go on, also on another number of nodes [RUN=runs/N
 	$(BIN)/python -m launch.control resume $(RUN) $(if $(filter-out 0,$(NODES)),--nodes $(NODES))
 
 eval: $(READY) ## a model on zero-shot benchmarks [MODEL= DATA= TASKS=paper29+paper2 OUT=runs/eval.json ARGS=]
-	@mkdir -p $(dir $(OUT))
-	$(BIN)/python -m launch.evaluate --model $(MODEL) --data $(DATA) --tasks $(TASKS) --out $(OUT) $(ARGS)
+	$(if $(and $(MODEL),$(DATA)),,$(error pass MODEL=EXPORT_OR_NAME and DATA=FOLDER_OR_ADDRESS))
+	@mkdir -p '$(dir $(OUT))'
+	$(BIN)/python -m launch.evaluate --model '$(MODEL)' --data '$(DATA)' --tasks '$(TASKS)' --out '$(OUT)' $(ARGS)
 
 compare: $(READY) ## runs or reports against the first, image by image [RUNS="a b@1000 c.json"]
 	$(BIN)/python -m launch.compare $(RUNS) $(ARGS)
