@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from evals.averages import Average
+from evals.figures import few
 from evals.results import EvalReport, EvalResult
 
 Verdict = Literal["win", "tie", "loss"]
@@ -47,36 +48,52 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class ComparedTask:
-    results: tuple[EvalResult, ...]  # one a run
-    gaps: tuple[Gap, ...]  # one a run but the first, which is the baseline
+    """Of the baseline and at least one other run."""
+
+    first: EvalResult  # of the baseline
+    others: tuple[EvalResult | None, ...]  # one a run but the baseline; None where it lacks the task
+    gaps: tuple[Gap | None, ...]  # one a run but the baseline
 
     @property
     def task(self) -> str:
-        return self.results[0].task
+        return self.first.task
 
     @property
-    def values(self) -> tuple[float, ...]:
-        return tuple(result.value for result in self.results)
+    def label(self) -> str:
+        return self.task
+
+    @property
+    def results(self) -> tuple[EvalResult | None, ...]:
+        """One a run."""
+        return (self.first, *self.others)
+
+    @property
+    def values(self) -> tuple[float | None, ...]:
+        return tuple(None if result is None else result.value for result in self.results)
 
 
 @dataclass(frozen=True)
 class ComparedAverage:
-    """Over those tasks of a set that every run has."""
+    """Over those tasks of a set that the baseline and another run have, for all other runs that have the same ones."""
 
-    averages: tuple[Average, ...]  # one a run; they all have a value
-    gaps: tuple[Gap, ...]  # one a run but the first
+    first: Average  # of the baseline; its value is None where the average is refused
+    others: tuple[Average | None, ...]  # one a run but the baseline; None for a run that has other tasks
+    gaps: tuple[Gap | None, ...]  # one a run but the baseline; None as well where the average is refused
+    runs: tuple[str, ...] = ()  # names of the others that it is of, where it is not of all
 
     @property
     def label(self) -> str:
-        return self.averages[0].label
+        of = f" ({', '.join(self.runs)})" if self.runs else ""
+        refused = f": refused, lacks {few(self.missing)}" if self.first.value is None else ""
+        return f"{self.first.label}{of}{refused}"
 
     @property
     def missing(self) -> tuple[str, ...]:
-        return self.averages[0].missing
+        return self.first.missing
 
     @property
-    def values(self) -> tuple[float, ...]:
-        return tuple(average.value or 0.0 for average in self.averages)
+    def values(self) -> tuple[float | None, ...]:
+        return tuple(None if average is None else average.value for average in (self.first, *self.others))
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,7 @@ class Comparison:
     notes: tuple[str, ...]  # in what else than the weights the runs differ
     draws: int  # of the bootstrap
     seed: int
+    unchecked: tuple[str, ...] = ()  # tasks of which it is not known whether all saw the same images
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -100,7 +118,7 @@ class Comparison:
 
     def totals(self, other: int) -> Totals:
         """Of `others[other]`."""
-        verdicts = [task.gaps[other].verdict for task in self.tasks]
+        verdicts = [gap.verdict for task in self.tasks if (gap := task.gaps[other]) is not None]
         return Totals(verdicts.count("win"), verdicts.count("tie"), verdicts.count("loss"))
 
     @property
@@ -108,11 +126,12 @@ class Comparison:
         """Some method has more than one run."""
         return len(set(self.methods)) < len(self.methods)
 
-    def over_seeds(self, values: Sequence[float]) -> dict[str, Spread]:
-        """By method, of one figure a run."""
+    def over_seeds(self, values: Sequence[float | None]) -> dict[str, Spread]:
+        """By method, of one figure a run; a method of which no run has one is left out."""
         by_method: dict[str, list[float]] = {}
         for method, value in zip(self.methods, values, strict=True):
-            by_method.setdefault(method, []).append(value)
+            if value is not None:
+                by_method.setdefault(method, []).append(value)
         return {method: spread(found) for method, found in by_method.items()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,22 +158,24 @@ class Comparison:
         }
 
     def _task(self, task: ComparedTask) -> dict[str, Any]:
-        first = task.results[0]
         about = {
             "task": task.task,
-            "metric": first.main_metric,
-            "chance": first.value_of_chance,
-            "samples": first.samples,
+            "metric": task.first.main_metric,
+            "chance": task.first.value_of_chance,
+            "samples": task.first.samples,
+            "images_checked": task.task not in self.unchecked,
         }
         return about | self._figures(task.values, task.gaps)
 
     def _average(self, average: ComparedAverage) -> dict[str, Any]:
-        about = {"label": average.label, "tasks": list(average.averages[0].measured), "missing": list(average.missing)}
+        about = {"label": average.label, "tasks": list(average.first.measured), "missing": list(average.missing)}
         return about | self._figures(average.values, average.gaps)
 
-    def _figures(self, values: Sequence[float], gaps: Sequence[Gap]) -> dict[str, Any]:
+    def _figures(self, values: Sequence[float | None], gaps: Sequence[Gap | None]) -> dict[str, Any]:
         differences = {
-            name: gap._asdict() | {"verdict": gap.verdict} for name, gap in zip(self.others, gaps, strict=True)
+            name: gap._asdict() | {"verdict": gap.verdict}
+            for name, gap in zip(self.others, gaps, strict=True)
+            if gap is not None
         }
         seeds = {method: found._asdict() for method, found in self.over_seeds(values).items()} if self.has_seeds else {}
         return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.comparison import ComparedAverage, ComparedTask, Comparison, Gap, Spread
-from evals.figures import origin, percent, point_interval, points
+from evals.figures import NONE, origin, percent, point_interval, points
 from evals.markdown import escape, join, table
 from evals.page import comparison_page
 from evals.report import write_text_atomically
@@ -37,7 +37,7 @@ def comparison_markdown(c: Comparison) -> str:
             f"Differences in percentage points; 95 % intervals of a paired bootstrap over images ({c.draws:,} draws).",
             _totals(c),
             f"## Averages\n\n{_averages(c)}" if c.averages else "",
-            f"## Tasks\n\n{table(_head(c, 'task'), [_row(c, task.task, task) for task in c.tasks], left=1)}",
+            f"## Tasks\n\n{table(_head(c, 'task'), [_row(task) for task in c.tasks], left=1)}",
             _seeds(c),
             _left_out(c),
             "## Notes\n\n" + "".join(f"- {escape(note)}\n" for note in c.notes) if c.notes else "",
@@ -47,10 +47,12 @@ def comparison_markdown(c: Comparison) -> str:
 
 
 def terminal_comparison(c: Comparison) -> Group:
-    """Averages and tasks with their verdicts for a rich console, a table for each run but the baseline."""
+    """Averages and tasks with their verdicts for a rich console, a table for each run but the baseline, and notes."""
     from rich.console import Group
+    from rich.text import Text
 
-    return Group(*(_terminal_table(c, number) for number in range(len(c.others))))
+    notes = [Text("\n".join(c.notes))] if c.notes else []
+    return Group(*(_terminal_table(c, number) for number in range(len(c.others))), *notes)
 
 
 def _terminal_table(c: Comparison, other: int) -> Table:
@@ -63,15 +65,23 @@ def _terminal_table(c: Comparison, other: int) -> Table:
     shown.add_column("task", overflow="fold")
     for head in ("baseline", "run", "difference", "95 %", ""):  # names are too long for a column
         shown.add_column(head, justify="right", no_wrap=True)
-    named = [(a.label, a) for a in c.averages] + [(t.task, t) for t in c.tasks]
-    for number, (label, figures) in enumerate(named, start=1):
-        cells = [label, *map(percent, (figures.values[0], figures.values[1 + other])), *_gap(figures.gaps[other])]
-        shown.add_row(*map(Text, cells), end_section=number == len(c.averages))
+    rows = [figures for figures in _all(c) if figures.others[other] is not None]
+    averages = sum(isinstance(figures, ComparedAverage) for figures in rows)
+    for number, figures in enumerate(rows, start=1):
+        values = (figures.values[0], figures.values[1 + other])
+        cells = [figures.label, *map(percent, values), *_gap(figures.gaps[other])]
+        shown.add_row(*map(Text, cells), end_section=number == averages)
     return shown
 
 
-def _spread(found: Spread) -> str:
+def _all(c: Comparison) -> list[ComparedAverage | ComparedTask]:
+    return [*c.averages, *c.tasks]
+
+
+def _spread(found: Spread | None) -> str:
     """ "24.91% ± 0.20 (3)": mean, sample standard deviation, number of runs."""
+    if found is None:
+        return NONE
     if found.deviation is None:
         return f"{percent(found.mean)} (1)"
     return f"{percent(found.mean)} ± {100 * found.deviation:.2f} ({found.runs})"
@@ -84,20 +94,22 @@ def _head(c: Comparison, first: str) -> list[str]:
     return columns
 
 
-def _row(c: Comparison, name: str, figures: ComparedTask | ComparedAverage) -> list[str]:
-    cells = [name, percent(figures.values[0])]
+def _row(figures: ComparedTask | ComparedAverage) -> list[str]:
+    cells = [figures.label, percent(figures.values[0])]
     for value, gap in zip(figures.values[1:], figures.gaps, strict=True):
         cells += [percent(value), *_gap(gap)]
     return cells
 
 
-def _gap(gap: Gap) -> Sequence[str]:
+def _gap(gap: Gap | None) -> Sequence[str]:
+    if gap is None:
+        return NONE, NONE, NONE
     return points(gap.value), point_interval((gap.low, gap.high)), gap.verdict
 
 
 def _won(c: Comparison, other: int) -> str:
     totals = c.totals(other)
-    return f"{totals.win} won, {totals.tie} tied, {totals.loss} lost of {len(c.tasks)}"
+    return f"{totals.win} won, {totals.tie} tied, {totals.loss} lost of {sum(totals)}"
 
 
 def _totals(c: Comparison) -> str:
@@ -106,7 +118,7 @@ def _totals(c: Comparison) -> str:
 
 
 def _averages(c: Comparison) -> str:
-    rows = [[*_row(c, a.label, a), ", ".join(a.missing) or "none"] for a in c.averages]
+    rows = [[*_row(a), ", ".join(a.missing) or "none"] for a in c.averages]
     return table((*_head(c, "over"), "missing"), rows, left=1)
 
 
@@ -114,11 +126,10 @@ def _seeds(c: Comparison) -> str:
     if not c.has_seeds:
         return ""
     methods = list(dict.fromkeys(c.methods))
-    named = [(a.label, a.values) for a in c.averages] + [(t.task, t.values) for t in c.tasks]
     rows = []
-    for name, values in named:
-        found = c.over_seeds(values)
-        rows.append([name, *(_spread(found[method]) for method in methods)])
+    for figures in _all(c):
+        found = c.over_seeds(figures.values)
+        rows.append([figures.label, *(_spread(found.get(method)) for method in methods)])
     text = "Mean ± sample standard deviation over the runs of a method (their number in brackets)."
     return f"## Over seeds\n\n{table(('', *methods), rows, left=1)}\n{text}"
 

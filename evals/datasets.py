@@ -25,6 +25,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.http import HttpStore
 from data_pipeline.shard_stream import stream_samples
 from data_pipeline.shards import LocalStore, Store
+from evals.figures import few
 from evals.prompts import PromptChoice, Prompts, is_packaged, load_prompts
 from evals.roots import COUNTER, DataRoot, below, open_place, read_text
 from evals.samples import BadSampleError, Example, Problems, decode, parse_sample
@@ -39,6 +40,7 @@ __all__ = [
     "decode",
     "fingerprint",
     "open_folder",
+    "own_tasks",
     "read_examples",
     "resolve_tasks",
 ]
@@ -102,17 +104,20 @@ def resolve_tasks(
     """The selected tasks with their folders under `data_root`, all checked before anything is measured.
 
     data_root: a folder, s3:// or http(s):// address, perhaps with {dataset} or {dataset_cleaned}, see DataRoot.
-    Raises InputError for an unknown task, for data sets that are not there (all of them in one line; allow_missing:
-    only where none is there), for a bad layout, and for a kind or number of classes that is not the benchmark's.
+    Raises InputError for an unknown task, for data sets that are not there (in one line, the first five named;
+    allow_missing: only where none is there), for a bad layout, and for a kind or number of classes that is not the
+    benchmark's.
     """
     root = DataRoot(data_root)
     table = tuple(load_tasks().values())
-    tasks = select_tasks(selection, table, _own_tasks(root, selection, table))
+    tasks = select_tasks(selection, table, own_tasks(root, selection, table))
     places = {task.key: root.find(task.key) for task in tasks}
     missing = [task for task in tasks if places[task.key] is None]
     if missing and not (allow_missing and len(missing) < len(tasks)):
-        keys = ", ".join(task.key for task in missing)
-        raise InputError(f"{root.root}: no folder for {keys}; each needs a folder FOLDER/ with {_LAYOUT}")
+        keys = few([task.key for task in missing])
+        some = ", or pass --allow-missing to measure what is here" if len(missing) < len(tasks) else ""
+        advice = f"run again with --layout to see the exact layout of each{some}"
+        raise InputError(f"{root.root}: no folder for {keys}; {advice}")
     found = [
         (task, _open_for(task, root.open(place), prompts)) for task in tasks if (place := places[task.key]) is not None
     ]
@@ -191,7 +196,7 @@ def layout_needed(task: Task) -> str:
     return "\n".join(f"{name:40s}{what}" for name, what in lines)
 
 
-def _own_tasks(root: DataRoot, selection: str | Sequence[str], table: Sequence[Task]) -> Iterator[Task]:
+def own_tasks(root: DataRoot, selection: str | Sequence[str], table: Sequence[Task]) -> Iterator[Task]:
     """A task for every selected name that is no row of tasks.yaml but a data folder."""
     for name in split_selection(selection):
         place = None if matches(name, table) else root.find(name)

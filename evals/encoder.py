@@ -150,10 +150,15 @@ def _find_source(model: str) -> _Source:
 def _directory_source(path: Path) -> _Source:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
-            raise InputError(
-                f"--model {path}: holds no {name}; an export directory has {CONFIG_FILE} and {WEIGHTS_FILE}"
-            )
+            advice = _exports_below(path) or f"an export directory has {CONFIG_FILE} and {WEIGHTS_FILE}"
+            raise InputError(f"--model {path}: holds no {name}; {advice}")
     return _Source(str(path), _sha256(path / WEIGHTS_FILE), f"{_LOCAL_DIR}{path}")
+
+
+def _exports_below(path: Path) -> str:
+    """Where a run directory, or a checkpoint of it, was named: what to name instead; empty for any other."""
+    found = sorted((*path.glob("export"), *path.glob("checkpoints/step_*/export"), *path.glob("step_*/export")))
+    return f"name an export below it, such as {found[-1]}" if found else ""
 
 
 def _sha256(path: Path) -> str:

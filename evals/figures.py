@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from evals.results import EvalReport, EvalResult, Interval
 
 NONE = "-"  # there is no figure
@@ -29,6 +31,12 @@ def short_interval(pair: Interval | None) -> str:
 
 def point_interval(pair: Interval | None) -> str:
     return NONE if pair is None else f"{points(pair[0])} to {points(pair[1])}"
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """("a", "b", "c") of at most 2 -> "a, b and 1 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def times(result: EvalResult) -> str:

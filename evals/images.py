@@ -15,7 +15,10 @@ from torch import Tensor
 from evals.datasets import BadSampleError, Example, Folder, Problems, decode, read_examples
 from evals.encoder import Encoder
 from evals.ranks import Ranks, agree
+from evals.samples import digest
 from evals.texts import Rows
+
+_DIGESTS = 2**256
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -27,6 +30,7 @@ class Images:
 
     features: Tensor  # (N, D) float32, L2-normalised
     examples: tuple[Example, ...]  # N, without their bytes
+    data: str  # 64 hex digits: equal only where samples, labels and their order are
 
 
 def encode_images(
@@ -51,7 +55,8 @@ def encode_images(
     share.problems.check(key, len(share.examples) + share.unparsed)
     features = ranks.gather(share.rows.tensor())
     numbers = ranks.gather(torch.tensor(share.numbers, dtype=torch.int64))
-    return Images(features[torch.argsort(numbers)], tuple(share.examples))
+    data = sum(int(part, 16) for part in ranks.gather_json(f"{share.digest:x}")) % _DIGESTS
+    return Images(features[torch.argsort(numbers)], tuple(share.examples), f"{data:064x}")
 
 
 class _Share:
@@ -72,12 +77,14 @@ class _Share:
         self.problems = Problems()
         self.undecodable: list[tuple[str, str]] = []
         self.unparsed = 0
+        self.digest = 0  # of this process's samples, modulo 2**256
 
     def run(self) -> None:
         loaded = ahead(self._load, self._own(), self.threads, 2 * self.batch_size)
         while batch := list(islice(loaded, self.batch_size)):
-            good = [(number, item) for number, item in batch if isinstance(item, Tensor)]
-            self.undecodable += [(item.where, item.why) for _, item in batch if isinstance(item, BadSampleError)]
+            good = [(number, item) for number, item, _ in batch if isinstance(item, Tensor)]
+            self.undecodable += [(item.where, item.why) for _, item, _ in batch if isinstance(item, BadSampleError)]
+            self.digest = (self.digest + sum(found for *_, found in batch)) % _DIGESTS
             if good:
                 self.rows.append(self.encoder.encode_images(torch.stack([pixels for _, pixels in good])))
                 self.numbers += [number for number, _ in good]
@@ -91,12 +98,13 @@ class _Share:
             if self.ranks.owns(number // self.batch_size):
                 yield number, example
 
-    def _load(self, numbered: tuple[int, Example]) -> tuple[int, Tensor | BadSampleError]:
+    def _load(self, numbered: tuple[int, Example]) -> tuple[int, Tensor | BadSampleError, int]:
+        """(number, pixels or why there are none, digest of the sample)."""
         number, example = numbered
         try:
-            return number, self.encoder.preprocess(decode(example))
+            return number, self.encoder.preprocess(decode(example)), digest(example)
         except BadSampleError as error:
-            return number, error
+            return number, error, 0
 
 
 def ahead(function: Callable[[A], B], items: Iterable[A], threads: int, window: int) -> Iterator[B]:

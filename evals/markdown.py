@@ -71,6 +71,11 @@ def gaps_section(report: EvalReport) -> str:
     return f"## Without a figure\n\n{table(('task', 'why'), rows, left=2)}" if rows else ""
 
 
+def notes_section(report: EvalReport) -> str:
+    """What is odd about the data; empty where nothing is."""
+    return "## Notes\n\n" + "".join(f"- {escape(note)}\n" for note in report.notes) if report.notes else ""
+
+
 def report_markdown(report: EvalReport, averages: Sequence[Average]) -> str:
     return join(
         [
@@ -78,6 +83,7 @@ def report_markdown(report: EvalReport, averages: Sequence[Average]) -> str:
             results_table(report),
             averages_section(averages),
             gaps_section(report),
+            notes_section(report),
             f"## Origin\n\n{table(('', ''), origin(report).items(), left=2)}",
         ]
     )
@@ -94,6 +100,7 @@ def run_markdown(
             f"## Last checkpoint\n\n{_last(run)}",
             averages_section([over_time.points[-1] for over_time in averages]),
             gaps_section(run.last),
+            notes_section(run.last),
             f"## Every checkpoint\n\n{_every(run, averages)}",
             "Main metric of each task, the best checkpoint in bold. Figures are shares of the images measured.",
             f"## Details\n\n{table(('', ''), (dict(details) | origin(run.last)).items(), left=2)}",

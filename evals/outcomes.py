@@ -70,6 +70,18 @@ def chance(outcomes: Outcomes) -> dict[str, float]:
             return multilabel_chance(outcomes.labels)
 
 
+def classes_without_images(outcomes: Outcomes) -> list[int]:
+    """Numbers of the classes that no image has, ascending; empty for retrieval."""
+    match outcomes:
+        case ClassificationOutcomes():
+            seen = torch.bincount(outcomes.labels, minlength=outcomes.classes)
+        case MultilabelOutcomes():
+            seen = outcomes.labels.sum(dim=0)
+        case RetrievalOutcomes():
+            return []
+    return torch.nonzero(seen == 0).flatten().tolist()
+
+
 def paired(a: Outcomes, b: Outcomes) -> None:
     """Raises InputError unless image i of `a` is image i of `b`, as far as kind, sizes and labels tell."""
     if _kind(a) != _kind(b):

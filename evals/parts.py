@@ -38,7 +38,7 @@ class Parts:
             load_outcomes(self._path(task).with_suffix(".safetensors"))  # raises where it is damaged
         except (KeyError, InputError):
             return None  # measured again, and replaced
-        return result
+        return result if result.data else None  # one of an older version, which no comparison could check
 
     def find_failure(self, task: Task, folder: Folder) -> str | None:
         """Why the same data gave no figure; a second start tries again, for a server may be back."""

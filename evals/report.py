@@ -96,7 +96,7 @@ def terminal_table(
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=SIMPLE_HEAD, title=Text(report.model), caption=_caption(report), caption_justify="left")
+    shown = Table(box=SIMPLE_HEAD, title=Text(report.model), caption_justify="left")
     for number, column in enumerate(_COLUMNS):
         text = number < 2
         shown.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
@@ -110,6 +110,7 @@ def terminal_table(
         have = f"{len(mean.measured)} of {len(mean.members)}"
         cells = (mean.label, "average", value, short_interval(mean.interval), percent(mean.chance), "", have)
         shown.add_row(*map(Text, cells))
+    shown.caption = _caption(report, means)
     return shown
 
 
@@ -118,11 +119,13 @@ def _row(result: EvalResult) -> list[str]:
     return [result.task, result.main_metric, *figures, images(result)]
 
 
-def _caption(report: EvalReport) -> Text | None:
+def _caption(report: EvalReport, means: Sequence[Average]) -> Text | None:
     from rich.text import Text
 
     lines = [f"{task} failed: {why}" for task, why in report.failed.items()]
     lines += [f"no data here: {', '.join(report.missing)}"] if report.missing else []
+    lines += [f"{a.label}: measured on a part of their images: {', '.join(a.parts)}" for a in means if a.parts]
+    lines += report.notes
     return Text("\n".join(lines)) if lines else None
 
 

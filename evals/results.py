@@ -29,6 +29,8 @@ class EvalResult:
     seconds: float
     intervals: dict[str, Interval] = field(default_factory=dict)  # 95 %, by the same names; empty: not known
     prompts: str = ""  # where class names and templates came from; "" for retrieval
+    data: str = ""  # 64 hex digits of every sample in its place, see `evals.samples.digest`; "": not known
+    notes: tuple[str, ...] = ()  # what is odd about the data, a line each
 
     def __post_init__(self) -> None:
         if set(self.metrics) != set(self.chance) or self.main_metric not in self.metrics:
@@ -70,7 +72,7 @@ class EvalResult:
         """Raises InputError for unknown, missing or mistyped fields, and for figures out of range."""
         values = _checked(data, cls, "result")
         intervals = {name: _pair(interval) for name, interval in values.get("intervals", {}).items()}
-        return cls(**{**values, "intervals": intervals})
+        return cls(**{**values, "intervals": intervals, "notes": tuple(values.get("notes", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,11 @@ class EvalReport:
     @property
     def by_task(self) -> dict[str, EvalResult]:
         return {result.task: result for result in self.results}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about the data of its tasks, a line each."""
+        return tuple(f"{result.task}: {note}" for result in self.results for note in result.notes)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"results": [asdict(result) for result in self.results]}
@@ -160,14 +167,14 @@ def _is_object_of_texts(value: object) -> bool:
 
 
 _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
-    **dict.fromkeys(("task", "main_metric", "prompts", "model", "identity"), (_is_text, "a text")),
+    **dict.fromkeys(("task", "main_metric", "prompts", "data", "model", "identity"), (_is_text, "a text")),
     **dict.fromkeys(("hardware", "precision", "selection"), (_is_text, "a text")),
     **dict.fromkeys(("metrics", "chance", "intervals"), (_is_object, "a JSON object")),
     **dict.fromkeys(("versions", "failed"), (_is_object_of_texts, "a JSON object of texts")),
     **dict.fromkeys(("samples",), (_is_count, "a whole number from 0 on")),
     **dict.fromkeys(("seconds",), (_is_time, "a number from 0 on")),
     **dict.fromkeys(("results",), (_is_list, "a list")),
-    **dict.fromkeys(("missing",), (_is_texts, "a list of texts")),
+    **dict.fromkeys(("missing", "notes"), (_is_texts, "a list of texts")),
     **dict.fromkeys(("full_size", "step", "samples_seen"), (lambda v: v is None or _is_count(v), "a number or null")),
     **dict.fromkeys(("commit",), (lambda v: v is None or _is_text(v), "a text or null")),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,6 +63,18 @@ class Problems:
         more = ["..."] if self._count > len(named) else []
         what = f"{self._count} of {samples} samples cannot be used"
         raise InputError(f"{key}: {what}: {'; '.join(named + more)}; mend or drop them")
+
+
+def digest(example: Example) -> int:
+    """A number below 2**256 of the sample's place, key, image bytes and labels or captions.
+
+    The sum modulo 2**256 over a data set is the same whichever process read which sample, and does not depend on file
+    times, folders or the sizes of shards. The place counts, since outcomes are paired by it.
+    """
+    truth = [example.number, _key(example.where), example.label, example.labels, example.captions]
+    found = hashlib.sha256(json.dumps(truth).encode())
+    found.update(hashlib.sha256(example.image).digest())
+    return int.from_bytes(found.digest(), "big")
 
 
 def decode(example: Example) -> Image.Image:

@@ -17,8 +17,9 @@ from evals.bootstrap import intervals
 from evals.commit import commit
 from evals.datasets import Folder, ResolvedTasks, resolve_tasks
 from evals.encoder import Encoder
+from evals.figures import few
 from evals.images import Images, encode_images
-from evals.outcomes import Outcomes, chance, metrics
+from evals.outcomes import Outcomes, chance, classes_without_images, metrics
 from evals.parts import Parts
 from evals.prompts import PromptChoice
 from evals.ranks import Ranks, agree
@@ -86,11 +87,11 @@ def evaluate(
         try:
             results[task.key] = _measure(encoder, task, folder, weights.get(task.key), how, parts, progress)
         except InputError as error:
-            failed[task.key] = str(error)
+            failed[task.key] = str(error).removeprefix(f"{task.key}: ")
             if how.ranks.leads:
-                parts.keep_failure(task, folder, str(error))
+                parts.keep_failure(task, folder, failed[task.key])
     if not results:
-        raise InputError("; ".join(failed.values()))
+        raise InputError("; ".join(f"{key}: {why}" for key, why in failed.items()))
     report = _report(encoder, resolved, results, failed, tasks)
     return replace(report, seconds=round(time.perf_counter() - started, 3))
 
@@ -174,9 +175,19 @@ def _measure(
         full_size=task.size,
         seconds=round(time.perf_counter() - started, 3),
         prompts=folder.prompts_from,
+        data=images.data,
+        notes=_notes(folder, outcomes),
     )
     agree(how.ranks, lambda: parts.keep(task, folder, result, outcomes) if how.ranks.leads else None)
     return result
+
+
+def _notes(folder: Folder, outcomes: Outcomes) -> tuple[str, ...]:
+    """A name too many in classnames.txt shifts all names behind it, and nothing else would tell."""
+    empty = [folder.classnames[number] for number in classes_without_images(outcomes)]
+    if not empty:
+        return ()
+    return (f"{len(empty)} of {len(folder.classnames)} classes have no image: {few(empty)}",)
 
 
 def _outcomes(encoder: Encoder, folder: Folder, images: Images, weights: Tensor | None, how: How) -> Outcomes:

@@ -15,6 +15,7 @@ from pathlib import Path
 from data_pipeline.errors import InputError
 from evals.report import read_reports
 from evals.results import EvalReport
+from launch.arguments import full_disk, make_folder
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import first_difference, load_recipe
 
@@ -32,6 +33,7 @@ class Compared:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m launch.compare", description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="run directory, RUN@STEP or report (*.json); the first is the baseline")
+    parser.add_argument("--partial-average", action="store_true", help="average also where one of a pair lacks tasks")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"), help="folder to write to (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -39,6 +41,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Reads every report before torch is imported, which takes seconds."""
     found = find(options.runs)
+    make_folder(options.out, options.out)
 
     from rich.console import Console
 
@@ -49,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
         comparison = compare(
             {one.name: (one.report, one.outcomes) for one in found},
             methods=methods(found),
+            partial=options.partial_average,
             progress=lambda task: status.update(f"comparing {task}"),
         )
     markdown = write_comparison(options.out, comparison)
@@ -129,11 +133,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 with one line on stderr for what the user can mend."""
     options = parse_arguments(arguments)
     try:
-        run(options)
+        _run(options)
     except InputError as error:
         print(f"pineco: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    try:
+        run(options)
+    except OSError as error:
+        raise full_disk(error) from None
 
 
 if __name__ == "__main__":

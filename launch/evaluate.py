@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.errors import InputError
+from launch.arguments import check_report_path, full_disk, make_folder, positive
 
 if TYPE_CHECKING:
     from evals.results import EvalReport
@@ -31,17 +32,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         required=True,
         help="keys, groups, tags or globs of evals/tasks.yaml, or folders, by commas or +, e.g. paper29+paper2",
     )
-    parser.add_argument("--layout", action="store_true", help="say which files each task needs and what is there; stop")
+    parser.add_argument(
+        "--layout",
+        action="store_true",
+        help="say which files each task needs and what is there; stop, with exit code 2 where some are missing",
+    )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("report.json"),
         help="report to write, *.json; *.md and *.html come beside it (%(default)s)",
     )
-    parser.add_argument("--batch-size", type=int, default=256, help="images or texts at a time (%(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=256, help="images or texts at a time (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the towers (%(default)s)")
-    parser.add_argument("--workers", type=int, help="threads that decode images (one a core, 16 at most)")
+    parser.add_argument("--workers", type=positive, help="threads that decode images (one a core, 16 at most)")
     parser.add_argument(
         "--prompts",
         choices=("templates", "cupl", "both"),
@@ -60,8 +65,10 @@ def run(options: argparse.Namespace) -> EvalReport:
     """Measures, then writes. What needs no torch is checked first, since importing it takes seconds."""
     from evals.datasets import resolve_tasks
 
-    _check_output(options.out)
+    check_report_path(options.out)
     resolve_tasks(options.data, options.tasks, allow_missing=options.allow_missing, prompts=options.prompts)
+    for folder in (options.out.parent, options.out.with_suffix("")):
+        make_folder(folder, options.out)
 
     from evals.encoder import load_encoder
     from evals.ranks import ranks_of_environment
@@ -86,34 +93,37 @@ def run(options: argparse.Namespace) -> EvalReport:
             from rich.console import Console
 
             markdown = write_report(options.out, report, partial_average=options.partial_average)
-            Console().print(terminal_table(report))
+            Console().print(terminal_table(report, partial_average=options.partial_average))
             print("\n".join(map(str, (options.out, markdown, options.out.with_suffix(".html")))))
     return report
 
 
 def show_layout(options: argparse.Namespace) -> int:
-    """Prints what the selected tasks need, those that are here first."""
-    from evals.datasets import layout_needed
+    """Prints what the selected tasks need; 2 where some of them are not here, else 0."""
+    from evals.datasets import layout_needed, own_tasks
     from evals.roots import DataRoot
     from evals.tasks import load_tasks, select_tasks
 
     try:
         root = DataRoot(options.data)
-        tasks = {task: root.find(task.key) for task in select_tasks(options.tasks, load_tasks().values())}
+        table = tuple(load_tasks().values())
+        selected = select_tasks(options.tasks, table, own_tasks(root, options.tasks, table))
+        tasks = {task: root.find(task.key) for task in selected}
     except InputError as error:
         print(f"pineco: {error}", file=sys.stderr)
         return 2
     for task, place in tasks.items():
         print(f"{task.key}: {place}" if place else f"{task.key}: not in {root.root}; it needs\n{layout_needed(task)}")
-    print(f"{sum(place is not None for place in tasks.values())} of {len(tasks)} are here")
-    return 0
+    here = sum(place is not None for place in tasks.values())
+    print(f"{here} of {len(tasks)} are here")
+    return 0 if here == len(tasks) else 2
 
 
-def _check_output(path: Path) -> None:
-    if path.suffix != ".json" or path.is_dir():
-        raise InputError(f"--out {path}: must be a file that ends in .json")
-    if not path.parent.is_dir():
-        raise InputError(f"--out {path}: there is no folder {path.parent}; create it first")
+def _run(options: argparse.Namespace) -> EvalReport:
+    try:
+        return run(options)
+    except OSError as error:
+        raise full_disk(error) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="pineco: %(message)s")
     logging.getLogger("evals").setLevel(logging.INFO)
     try:
-        report = run(options)
+        report = _run(options)
     except InputError as error:
         print(f"pineco: {error}", file=sys.stderr)
         return 2

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evals.comparison import ComparedAverage, ComparedTask, Comparison, Gap, Spread, Verdict
-from evals.figures import origin, percent, point_interval, points
+from evals.figures import NONE, origin, percent, point_interval, points
 from evals.page.charts import range_chart
 from evals.page.html import Html, document, heads, named, number, scrolling, section, tag
-from evals.page.sections import FEW, header, plain_table
+from evals.page.sections import FEW, header, notes, plain_table
 
 _SIGNS: dict[Verdict, str] = {"win": "▲ win", "tie": "= tie", "loss": "▼ loss"}
 
@@ -17,16 +17,17 @@ def comparison_page(c: Comparison) -> str:
     """A whole HTML document."""
     title = f"{', '.join(c.others)} against {c.runs[0]}"
     many = f"{len(c.tasks)} common task{'s' * (len(c.tasks) != 1)}"
+    images = "images that could not all be checked to be the same" if c.unchecked else "the same images"
     return document(
         title,
-        header(title, f"Zero-shot, {many}, measured on the same images and compared image by image"),
+        header(title, f"Zero-shot, {many}, measured on {images} and compared image by image"),
         _totals(c),
         _figures_table(c, "Averages", "over", c.averages, _over(c)) if c.averages else Html(""),
         _figures_table(c, "Tasks", "task", c.tasks, "Main metric; 0 in the small picture is the baseline, dashed."),
         _best_and_worst(c),
         _seeds(c),
         _left_out(c),
-        section("Notes", tag("ul", [tag("li", note) for note in c.notes], class_="notes")) if c.notes else Html(""),
+        notes(c.notes),
         section("Origin", tag("div", [_origin(c, place) for place in range(len(c.runs))], class_="two")),
     )
 
@@ -47,24 +48,28 @@ def _card(c: Comparison, other: int) -> Html:
         tag("span", f"{count} {sign}", class_=f"tag {verdict}")
         for (verdict, sign), count in zip(_SIGNS.items(), totals, strict=True)
     ]
-    lines = [
-        tag("p", f"{a.label}: {points(a.gaps[other].value)} ({point_interval(a.gaps[other][1:])})", class_="under")
-        for a in c.averages
-    ]
+    lines = [tag("p", _in_card(a, other), class_="under") for a in c.averages if a.others[other] is not None]
     return tag("div", tag("h3", named(c.others[other])), tag("p", tags, class_="tags"), lines, class_="card")
+
+
+def _in_card(a: ComparedAverage, other: int) -> str:
+    gap = a.gaps[other]
+    return a.label if gap is None else f"{a.label}: {points(gap.value)} ({point_interval((gap.low, gap.high))})"
 
 
 def _over(c: Comparison) -> str:
     """What the averages lack, in words."""
-    lacking = [f"{a.label}, without {', '.join(a.missing)}" for a in c.averages if a.missing]
+    given = [a for a in c.averages if a.missing and a.first.value is not None]
+    lacking = [f"{a.label}, without {', '.join(a.missing)}" for a in given]
     named_ones = f" Not whole: {'; '.join(lacking)}." if lacking else ""
-    return f"Means over the tasks that every run has.{named_ones} Their intervals take the tasks as independent."
+    return f"Means over the tasks that run and baseline have.{named_ones} Their intervals take tasks as independent."
 
 
 def _figures_table(
     c: Comparison, title: str, first: str, rows: Sequence[ComparedTask | ComparedAverage], note: str
 ) -> Html:
-    widest = max(max(abs(gap.low), abs(gap.high), abs(gap.value)) for row in rows for gap in row.gaps) or 0.01
+    known = [gap for row in rows for gap in row.gaps if gap is not None]
+    widest = max((max(abs(gap.low), abs(gap.high), abs(gap.value)) for gap in known), default=0.0) or 0.01
     columns = [first]
     for name in c.others:
         columns += [f"{name}: difference", f"± {100 * widest:.3g} points", name]
@@ -76,13 +81,16 @@ def _row(figures: ComparedTask | ComparedAverage, widest: float) -> Html:
     """Differences come first: they are what a narrow screen shows."""
     cells = []
     for value, gap in zip(figures.values[1:], figures.gaps, strict=True):
+        if gap is None:
+            cells += [number(NONE), number(NONE), number(percent(value))]
+            continue
         limits = tag("span", point_interval((gap.low, gap.high)), class_="how")
         difference = tag("span", points(gap.value), class_="value")
         cells += [number(difference, " ", _verdict(gap), limits), number(_picture(gap, widest)), number(percent(value))]
     if isinstance(figures, ComparedAverage):
         name = tag("th", named(figures.label), scope="row")
     else:
-        metric = tag("span", named(figures.results[0].main_metric), class_="how")
+        metric = tag("span", named(figures.first.main_metric), class_="how")
         name = tag("th", named(figures.task), metric, scope="row")
     return tag("tr", name, cells, number(percent(figures.values[0])))
 
@@ -104,31 +112,23 @@ def _best_and_worst(c: Comparison) -> Html:
         return Html("")
     cards = []
     for other, name in enumerate(c.others):
-        ranked = sorted(c.tasks, key=lambda task: -task.gaps[other].value)
-        gained = [task for task in ranked if task.gaps[other].value > 0]
-        lost = [task for task in reversed(ranked) if task.gaps[other].value < 0]
-        cards += [
-            _list(f"{name}: most gained", gained[:FEW], other),
-            _list(f"{name}: most lost", lost[:FEW], other),
-        ]
+        known = [(task.task, gap) for task in c.tasks if (gap := task.gaps[other]) is not None]
+        ranked = sorted(known, key=lambda pair: -pair[1].value)
+        gained = [(task, gap) for task, gap in ranked if gap.value > 0]
+        lost = [(task, gap) for task, gap in reversed(ranked) if gap.value < 0]
+        cards += [_list(f"{name}: most gained", gained[:FEW]), _list(f"{name}: most lost", lost[:FEW])]
     note = f"Difference to {c.runs[0]} in percentage points."
     return section("Best and worst", tag("div", cards, class_="two"), note=note)
 
 
-def _list(title: str, tasks: Sequence[ComparedTask], other: int) -> Html:
+def _list(title: str, tasks: Sequence[tuple[str, Gap]]) -> Html:
     rows = [
         tag(
             "li",
-            tag("span", named(task.task), class_="name"),
-            tag(
-                "span",
-                tag("span", points(task.gaps[other].value), class_="value"),
-                " ",
-                _verdict(task.gaps[other]),
-                class_="figure",
-            ),
+            tag("span", named(task), class_="name"),
+            tag("span", tag("span", points(gap.value), class_="value"), " ", _verdict(gap), class_="figure"),
         )
-        for task in tasks
+        for task, gap in tasks
     ]
     body = tag("ol", rows, class_="rank") if rows else tag("p", "no task", class_="under")
     return tag("div", tag("h3", named(title)), body, class_="card")
@@ -138,17 +138,19 @@ def _seeds(c: Comparison) -> Html:
     if not c.has_seeds:
         return Html("")
     methods = list(dict.fromkeys(c.methods))
-    figures = [(a.label, a.values) for a in c.averages] + [(t.task, t.values) for t in c.tasks]
     rows = []
-    for name, values in figures:
-        found = c.over_seeds(values)
-        cells = [number(_spread(found[method])) for method in methods]
-        rows.append(tag("tr", tag("th", named(name), scope="row"), cells))
+    both: list[ComparedAverage | ComparedTask] = [*c.averages, *c.tasks]
+    for figures in both:
+        found = c.over_seeds(figures.values)
+        cells = [number(_spread(found.get(method))) for method in methods]
+        rows.append(tag("tr", tag("th", named(figures.label), scope="row"), cells))
     note = "Mean ± sample standard deviation over the runs of a method, whose number stands in brackets."
     return section("Over seeds", scrolling("Over seeds", heads("", *methods), rows), note=note)
 
 
-def _spread(found: Spread) -> Html:
+def _spread(found: Spread | None) -> Html:
+    if found is None:
+        return tag("span", NONE)
     width = [] if found.deviation is None else [f" ± {100 * found.deviation:.2f}"]
     return tag(
         "span", tag("span", percent(found.mean), class_="value"), width, tag("span", f" ({found.runs})", class_="soft")
@@ -157,7 +159,7 @@ def _spread(found: Spread) -> Html:
 
 def _left_out(c: Comparison) -> Html:
     rows = [(task, f"no figure in {', '.join(lacking)}") for task, lacking in c.left_out.items()]
-    note = "Tasks that not every run has; they are in no total and no average."
+    note = "Tasks that not every run has; a run that lacks one has it in no total and no average."
     return section("Left out", plain_table("Tasks left out", rows), note=note) if rows else Html("")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evals.averages import Average
 from evals.page.html import document
-from evals.page.sections import average_cards, best_and_worst, gaps, header, origin_section, results_section
+from evals.page.sections import average_cards, best_and_worst, gaps, header, notes, origin_section, results_section
 from evals.results import EvalReport
 
 READING = (
@@ -24,6 +24,7 @@ def report_page(report: EvalReport, averages: Sequence[Average]) -> str:
         average_cards(averages),
         results_section("Results", report.results, {}, READING),
         gaps(report),
+        notes(report.notes),
         best_and_worst(report.results),
         origin_section(report),
     )

@@ -11,7 +11,7 @@ from evals.history import AverageOverTime, History
 from evals.page.charts import Point, curve_chart
 from evals.page.html import Html, document, heads, named, number, scrolling, section, tag
 from evals.page.report import READING
-from evals.page.sections import average_cards, best_and_worst, gaps, header, origin_section, results_section
+from evals.page.sections import average_cards, best_and_worst, gaps, header, notes, origin_section, results_section
 from evals.results import EvalResult
 
 
@@ -30,6 +30,7 @@ def run_page(run: History, averages: Sequence[AverageOverTime], *, title: str, d
         results_section("Last checkpoint", run.last.results, best, note),
         _not_in_last(run),
         gaps(run.last),
+        notes(run.last.notes),
         best_and_worst(run.last.results),
         [_task_curves(run), _every_checkpoint(run, averages)] if over_time else Html(""),
         origin_section(run.last, details),

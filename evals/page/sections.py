@@ -59,13 +59,21 @@ def gaps(report: EvalReport) -> Html:
     return section("Without a figure", plain_table("Tasks without a figure", rows)) if rows else Html("")
 
 
+def notes(lines: Sequence[str]) -> Html:
+    """A list; nothing where there are none."""
+    return section("Notes", tag("ul", [tag("li", line) for line in lines], class_="notes")) if lines else Html("")
+
+
 def results_section(
     title: str, results: Sequence[EvalResult], extra: Mapping[str, Mapping[str, str]], note: str
 ) -> Html:
-    """The table of figures; `extra` are further columns: cells by task, by the column's name."""
+    """The table of figures, chance beside the value, where a phone shows it.
+
+    `extra` are further columns: cells by task, by the column's name.
+    """
     if any(result.prompts for result in results):
         extra = {**extra, "prompts": {result.task: result.prompts for result in results}}
-    columns = ("task", "value", "95 %", "0 to 100 %", "chance", "times chance", "images", "seconds", *extra)
+    columns = ("task", "value", "chance", "95 %", "0 to 100 %", "times chance", "images", "seconds", *extra)
     rows = [_result_row(result, [cells.get(result.task, "") for cells in extra.values()]) for result in results]
     return section(title, scrolling(title, heads(*columns), rows), note=note)
 
@@ -76,9 +84,9 @@ def _result_row(result: EvalResult, extra: Iterable[str]) -> Html:
         "tr",
         tag("th", named(result.task), tag("span", named(result.main_metric), class_="how"), scope="row"),
         number(percent(result.value), class_="value"),
+        number(percent(result.value_of_chance), class_="soft"),
         number(interval(result.interval)),
         number(shown),
-        number(percent(result.value_of_chance), class_="soft"),
         number(times(result)),
         number(images(result)),
         number(f"{result.seconds:.1f}", class_="soft"),

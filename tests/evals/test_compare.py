@@ -40,7 +40,7 @@ TABLE = {t.key: t for t in (task("g/a", "g"), task("g/b", "g"), task("c", "h"))}
 def make(tmp_path: Path) -> Make:
     """A report with outcomes in which a share of the images is right by task, the same images first."""
 
-    def made(name: str, right: Mapping[str, float], *, label: int = 0, **about: str) -> Measured:
+    def made(name: str, right: Mapping[str, float], *, label: int = 0, data: str = "d" * 64, **about: str) -> Measured:
         folder = tmp_path / name
         folder.mkdir()
         results = []
@@ -58,6 +58,7 @@ def make(tmp_path: Path) -> Make:
                     samples=IMAGES,
                     full_size=IMAGES,
                     seconds=1.0,
+                    data=data,
                 )
             )
         values = {"model": name, "identity": f"sha256:{name}", "selection": "all"} | about
@@ -99,10 +100,47 @@ def test_a_tie_is_an_interval_that_holds_0(gap: tuple[float, float, float], verd
     assert Gap(*gap).verdict == verdict
 
 
+def test_an_incomplete_average_is_refused_unasked(make: Make) -> None:
+    """An average over two of three tasks would stand there as if somebody had asked for it."""
+    reports = {"a": make("a", {"g/a": 0.3, "g/b": 0.5, "c": 0.9}), "b": make("b", {"g/a": 0.5, "g/b": 0.5})}
+    whole, part = compared(reports).averages
+    assert (whole.label, whole.values, whole.gaps) == ("all: refused, lacks c", (None, None), (None,))
+    assert (part.label, part.values) == ("g", pytest.approx((0.4, 0.5)))
+
+
+def test_a_pair_is_averaged_over_what_both_of_it_have(make: Make, tmp_path: Path) -> None:
+    """One incomplete run would take a task away from the others, or be averaged over fewer tasks unasked."""
+    shares = {"g/a": 0.3, "g/b": 0.5, "c": 0.4}
+    reports = {name: make(name, shares) for name in ("a", "b")} | {"cut": make("cut", {"g/a": 0.5, "g/b": 0.5})}
+    found = compared(reports)
+    assert [task.task for task in found.tasks] == ["g/a", "g/b", "c"]
+    assert found.tasks[2].values == (0.4, 0.4, None)
+    assert (found.totals(0), sum(found.totals(1))) == ((0, 3, 0), 2)
+    whole, refused, *_ = found.averages
+    assert (whole.label, whole.values) == ("all (b)", (pytest.approx(0.4), pytest.approx(0.4), None))
+    assert (refused.label, refused.values) == ("all (cut): refused, lacks c", (None, None, None))
+    asked = compared(reports, partial=True).averages[1]
+    assert asked.label == "all, over 2 of 3 (cut)"
+    assert asked.values == (pytest.approx(0.4), None, pytest.approx(0.5))
+    markdown = write_comparison(tmp_path / "out", found)
+    assert "| all (cut): refused, lacks c | - | - | - | - | - | - | - | - | - | c |" in markdown.read_text()
+    assert "| c | 40.00% | 40.00% | +0.00 | +0.00 to +0.00 | tie | - | - | - | - |" in markdown.read_text()
+    assert "all (cut): refused,<wbr> lacks c" in markdown.with_suffix(".html").read_text()
+    data = json.loads(markdown.with_suffix(".json").read_text())
+    assert data["averages"][1]["values"] == {"a": None, "b": None, "cut": None}
+    assert list(data["tasks"][2]["differences"]) == ["b"]
+    console = Console(width=100, file=io.StringIO())
+    console.print(terminal_comparison(found))
+    of_b, of_cut = console.file.getvalue().split("cut against a")
+    assert "lacks c" not in of_b
+    assert "lacks c" in of_cut
+    assert "0 won, 3 tied, 0 lost of 3" in of_b
+
+
 def test_averages_are_over_the_common_tasks_and_say_so(make: Make) -> None:
     """One run's average over three tasks would be compared with another's over two."""
     reports = {"a": make("a", {"g/a": 0.3, "g/b": 0.5, "c": 0.9}), "b": make("b", {"g/a": 0.5, "g/b": 0.5})}
-    found = compared(reports)
+    found = compared(reports, partial=True)
     assert found.left_out == {"c": ("b",)}
     assert [average.label for average in found.averages] == ["all, over 2 of 3", "g"]
     for average in found.averages:
@@ -119,7 +157,8 @@ def test_the_average_over_a_free_choice_says_what_it_lacks(make: Make) -> None:
     """Two of three tasks would be called all tasks."""
     reports = {name: make(name, {"g/a": 0.3, "c": 0.5}, selection="g/a,c,own") for name in "ab"}
     reports["b"] = (replace(reports["b"][0], missing=("own",)), reports["b"][1])
-    found = compared(reports)
+    assert compared(reports).averages[0].label == "all tasks: refused, lacks own"
+    found = compared(reports, partial=True)
     assert [(average.label, average.missing) for average in found.averages] == [("all tasks, over 2 of 3", ("own",))]
     assert found.left_out == {"own": ("a", "b")}
 
@@ -136,6 +175,29 @@ def test_other_labels_are_refused(make: Make) -> None:
     reports = {"a": make("a", {"c": 0.3}), "b": make("b", {"c": 0.5}, label=1)}
     with pytest.raises(InputError, match=r"c, a and b: .*their labels differ"):
         compared(reports)
+
+
+def test_other_images_are_refused(make: Make) -> None:
+    """Two models would be compared on different images whose labels go round the classes in the same way."""
+    reports = {"a": make("a", {"c": 0.3}, data="1" * 64), "b": make("b", {"c": 0.5}, data="2" * 64)}
+    with pytest.raises(InputError, match=r"c, a and b: they were measured on different images \(data 1{12} and 2{12}"):
+        compared(reports)
+
+
+def test_reports_without_a_digest_are_compared_with_a_note(make: Make, tmp_path: Path) -> None:
+    """An old report could not be compared any more, or the page would claim what nobody checked."""
+    found = compared({"a": make("a", {"c": 0.3}, data=""), "b": make("b", {"c": 0.5})})
+    note = "the images of c could not be checked to be the same"
+    assert found.unchecked == ("c",)
+    markdown = write_comparison(tmp_path / "out", found)
+    page = markdown.with_suffix(".html").read_text()
+    assert note in markdown.read_text()
+    assert note in page
+    assert "measured on images that could not all be checked" in page
+    assert json.loads(markdown.with_suffix(".json").read_text())["tasks"][0]["images_checked"] is False
+    console = Console(width=200, file=io.StringIO())
+    console.print(terminal_comparison(found))
+    assert note in console.file.getvalue()
 
 
 def test_outcomes_of_another_report_are_refused(two: dict[str, Measured]) -> None:
@@ -157,7 +219,7 @@ def test_missing_and_damaged_outcomes_are_named(two: dict[str, Measured]) -> Non
 
 def test_reports_without_a_common_task_are_refused(make: Make) -> None:
     """An empty table would look like a draw."""
-    with pytest.raises(InputError, match="no task was measured for all of a, b"):
+    with pytest.raises(InputError, match="no task was measured for both a and b"):
         compared({"a": make("a", {"c": 0.3}), "b": make("b", {"g/a": 0.5})})
     with pytest.raises(InputError, match="two runs"):
         compared({"a": make("only", {"c": 0.3})})

@@ -115,6 +115,16 @@ def test_an_incomplete_export_is_named(missing: str, export_dir: Path, tmp_path:
         load_encoder(str(folder))
 
 
+@pytest.mark.parametrize("named", ["run", "run/checkpoints", "run/checkpoints/step_00000020"])
+def test_a_run_directory_names_the_exports_below_it(named: str, tmp_path: Path) -> None:
+    """Who has trained a model would not know where it lies."""
+    export = "run/checkpoints/step_00000020/export"
+    for step in ("step_00000010", "step_00000020"):
+        (tmp_path / "run" / "checkpoints" / step / "export").mkdir(parents=True)
+    with pytest.raises(InputError, match=f"name an export below it, such as {tmp_path / export}$"):
+        load_encoder(str(tmp_path / named))
+
+
 @pytest.mark.parametrize("damage", ["config", "width", "weights"])
 def test_a_damaged_export_is_one_line(damage: str, export_dir: Path, tmp_path: Path) -> None:
     """The user would get pages of traceback instead of the file at fault."""

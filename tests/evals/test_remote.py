@@ -98,7 +98,7 @@ def test_samples_are_those_on_the_disk(served: str, colour_set: Path) -> None:
 
 def test_missing_sets_are_named_together(served: str) -> None:
     """Each missing data set would cost another start, after minutes of others being measured."""
-    with pytest.raises(InputError, match=rf"^{served}: no folder for mnist, flickr8k; each needs .*test/nshards\.txt"):
+    with pytest.raises(InputError, match=rf"^{served}: no folder for mnist, flickr8k; run again with --layout"):
         resolve_tasks(served, "colours,mnist,flickr8k")
     found = resolve_tasks(served, "colours,mnist", allow_missing=True)
     assert [task.key for task in found.missing] == ["mnist"]

@@ -103,6 +103,7 @@ def test_terminal_table_has_averages_and_what_failed() -> None:
     assert re.search(r"all tasks +average +refused .*2 of 4", text)
     assert "gtsrb failed: shard 3 | is cut" in text
     assert "no data here: cars" in text
+    assert "all tasks: measured on a part of their images: cifar10" in text
     console.print(report.terminal_table(full_report(), partial_average=True))
     assert re.search(r"all tasks, over 2 of 4 +average +32.50%", console.file.getvalue())
 

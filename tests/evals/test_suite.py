@@ -2,23 +2,32 @@
 
 import dataclasses
 import io
+import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from data_pipeline.errors import InputError
+from evals import texts
+from evals.compare import compare
 from evals.encoder import load_encoder
 from evals.images import ahead
 from evals.parts import file_name
 from evals.ranks import Ranks
+from evals.report import read_reports, terminal_table, write_report, write_run_report
+from evals.samples import Example, digest
 from evals.suite import How, evaluate
 from evals.texts import Rows
 from pretrain.distributed import RankInfo
+from tests.evals.conftest import COLOURS
 from tests.support.ranks import run_ranks
 
 
@@ -77,6 +86,8 @@ def test_figures_do_not_depend_on_batches_or_threads(noise_sets: Path, export_di
         for batch_size, workers in ((1, 1), (7, 3), (256, 2))
     ]
     figures = [[result.metrics for result in report.results] for report in reports]
+    digests = {tuple(result.data for result in report.results) for report in reports}
+    assert len(digests) == 1
     assert figures[0] == figures[1] == figures[2]
     assert 0 < figures[0][0]["acc1"] < 1  # else the test would show nothing
     assert 0 < figures[0][1]["mean_recall@10"] < 1
@@ -149,7 +160,7 @@ def test_rows_come_back_in_order_across_blocks(monkeypatch: pytest.MonkeyPatch) 
 def _measure_as(ranks: RankInfo, export: Path, data: Path, parts: Path | None) -> dict[str, object]:
     how = How(batch_size=4, workers=1, ranks=Ranks(ranks.rank, ranks.world), parts=parts)
     report = evaluate(load_encoder(str(export)), data, "noise,noise_pairs", how)
-    return {result.task: (result.metrics, result.intervals) for result in report.results}
+    return {result.task: (result.metrics, result.intervals, result.data) for result in report.results}
 
 
 def test_ranks_share_the_work_exactly(noise_sets: Path, export_dir: Path, tmp_path: Path) -> None:
@@ -188,7 +199,7 @@ def test_one_bad_task_does_not_cost_the_others(
     report = evaluate(colour_encoder, colour_set.parent, "colours,bad,pairs")
     assert [result.task for result in report.results] == ["colours", "pairs"]
     assert list(report.failed) == ["bad"]
-    assert "1 of 1 samples" in report.failed["bad"]
+    assert report.failed["bad"].startswith("1 of 1 samples"), "the task is named twice where this is printed"
 
 
 class Killed(BaseException):
@@ -225,6 +236,39 @@ def test_an_evaluation_that_was_cut_off_goes_on(colour_set: Path, pairs: Path, c
         if "colours" in kept:
             assert len(again.image_batches) <= 2, "images of a finished task were encoded again"
     assert again.image_batches == again.texts == []
+
+
+def test_prompts_that_were_encoded_before_a_kill_are_not_encoded_again(
+    write_folder: Callable[..., Path], picture: Callable[..., bytes], colour_encoder, tmp_path: Path, monkeypatch
+) -> None:
+    """A kill in the last of 98,400 prompts would cost the minutes of all of them."""
+    monkeypatch.setattr(texts, "CHUNK", 5)  # of batches of 2: chunks of 4, 4 and 2 prompts
+    names = ["red", "green", "blue", "green x", "blue xx"]
+    samples = [{"jpg": picture(), "cls": b"3"}]
+    data = write_folder("many", samples, classnames="\n".join(names)).parent
+    expected = evaluate(type(colour_encoder)(), data, "many", How(batch_size=2))
+    how, encode, calls = How(batch_size=2, parts=tmp_path / "parts"), colour_encoder.encode_texts, 0
+
+    def dies(batch: list[str]) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # in the middle of the second chunk
+            raise Killed
+        return encode(batch)
+
+    colour_encoder.encode_texts = dies
+    with pytest.raises(Killed):
+        evaluate(colour_encoder, data, "many", how)
+    again = type(colour_encoder)()
+    report = evaluate(again, data, "many", how)
+    assert len(again.texts) == 10 - 4
+    assert not set(again.texts) & set(colour_encoder.texts[:4])
+    assert [r.metrics for r in report.results] == [r.metrics for r in expected.results]
+    assert len(list((how.parts / "texts").iterdir())) == 1, "chunks stay though the class weights are there"
+    (how.parts / "many.json").unlink()
+    again.identity, again.texts = "other weights", []
+    evaluate(again, data, "many", how)
+    assert len(again.texts) == 10
 
 
 def test_another_model_or_other_data_is_measured_again(
@@ -300,6 +344,80 @@ def test_what_is_missing_is_named(colour_set: Path, colour_encoder) -> None:
     report = evaluate(colour_encoder, colour_set.parent, "colours,mnist", How(allow_missing=True))
     assert report.missing == ("mnist",)
     assert [result.task for result in report.results] == ["colours"]
+
+
+def _data(encoder: object, root: Path) -> str:
+    return evaluate(encoder, root.parent, root.name).results[0].data
+
+
+def test_the_digest_is_of_the_images_and_their_order(
+    write_folder: Callable[..., Path], picture: Callable[..., bytes], colour_encoder
+) -> None:
+    """Models would be paired on different images, or be refused because a set was copied or cut into other shards."""
+    first, second, third = (picture(colour) for colour in COLOURS)
+
+    def of(name: str, *images: bytes, labels: Sequence[int] = (0, 0, 1), per_shard: int = 4) -> str:
+        samples = [{"jpg": image, "cls": b"%d" % label} for image, label in zip(images, labels, strict=True)]
+        return _data(colour_encoder, write_folder(name, samples, per_shard=per_shard))
+
+    expected = of("a", first, second, third)
+    assert re.fullmatch("[0-9a-f]{64}", expected)
+    assert of("copied", first, second, third, per_shard=1) == expected
+    others = [
+        of("swapped", second, first, third),  # two images of one label: the labels tell nothing
+        of("other", first, picture("blue", size=(9, 9)), third),
+        of("relabelled", first, second, third, labels=(0, 0, 2)),
+    ]
+    assert len({expected, *others}) == 4
+    one = Example("0.tar, s0", first, label=0, number=0)
+    assert digest(replace(one, number=1)) != digest(one), "outcomes are paired by place"
+    pair = {"jpg": first, "txt": b"red"}
+    sets = {"said": pair, "said_more": {**pair, "txt": b"a red"}}
+    written = [write_folder(name, [sample], kind="retrieval") for name, sample in sets.items()]
+    assert len({_data(colour_encoder, root) for root in written}) == 2
+
+
+def test_models_measured_on_different_images_are_not_paired(
+    write_folder: Callable[..., Path], picture: Callable[..., bytes], colour_encoder, tmp_path: Path
+) -> None:
+    """Two folders of one name, labelled in turn, would pass for the same images."""
+    reports = {}
+    for name, colours in (("a", ("red", "green")), ("b", ("blue", "red"))):
+        samples = [{"jpg": picture(colour), "cls": b"%d" % label} for label, colour in enumerate(colours)]
+        root = write_folder(f"{name}/own", samples)
+        how = How(parts=tmp_path / f"parts_{name}")
+        reports[name] = (evaluate(colour_encoder, root.parent, "own", how), how.parts)
+    with pytest.raises(InputError, match="own, a and b: they were measured on different images"):
+        compare(reports)
+
+
+def test_a_part_without_a_digest_is_measured_again(colour_set: Path, colour_encoder, tmp_path: Path) -> None:
+    """An evaluation that an older version began could never be checked against another."""
+    how = How(parts=tmp_path / "parts")
+    evaluate(colour_encoder, colour_set.parent, "colours", how)
+    kept = how.parts / "colours.json"
+    content = json.loads(kept.read_text())
+    del content["result"]["data"], content["result"]["notes"]
+    kept.write_text(json.dumps(content))
+    assert len(evaluate(colour_encoder, colour_set.parent, "colours", how).results[0].data) == 64
+
+
+def test_names_that_no_image_has_are_named(colour_set: Path, colour_encoder, tmp_path: Path) -> None:
+    """A stray line in classnames.txt would shift all names behind it, and the figure look like a bad model."""
+    assert evaluate(colour_encoder, colour_set.parent, "colours").results[0].notes == ()
+    (colour_set / "classnames.txt").write_text("red\ngreen\nblue\n<b>stray\n" + "\n".join("pqrstu"))
+    report = evaluate(colour_encoder, colour_set.parent, "colours")
+    note = "colours: 7 of 10 classes have no image: <b>stray, p, q, r, s and 2 more"
+    assert report.notes == (note,)
+    markdown = write_report(tmp_path / "r.json", report)
+    assert note in read_reports(tmp_path / "r.json")[0].notes
+    assert note.replace("<", "&lt;") in markdown.read_text()
+    assert note.replace("<", "&lt;").replace(">", "&gt;") in markdown.with_suffix(".html").read_text()
+    run = write_run_report(tmp_path / "run", [report], title="t", details={})
+    assert all("7 of 10 classes" in path.read_text() for path in (run, run.with_suffix(".html")))
+    console = Console(width=120, file=io.StringIO())
+    console.print(terminal_table(report))
+    assert "7 of 10 classes have no image" in console.file.getvalue()
 
 
 def test_names_of_files() -> None:

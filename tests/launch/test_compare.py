@@ -109,6 +109,16 @@ def test_what_names_no_run_is_one_line(
     assert not Path("out").exists()
 
 
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A comparison of minutes would end in a traceback."""
+    reports = [str(write_measured(tmp_path / name, 0.5)) for name in ("a.json", "b.json")]
+    out = tmp_path / "a.json" / "zz"
+    assert main([*reports, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"pineco: --out {out}: the folder ")
+    assert error.count("\n") == 1
+
+
 def test_a_typing_error_needs_no_torch() -> None:
     """Every typing error would take seconds to be told."""
     code = "import sys; from launch.compare import main; assert main(['a', 'b']) == 2; print('torch' in sys.modules)"

@@ -1,5 +1,6 @@
 """The command line of the evaluation."""
 
+import errno
 import io
 import json
 import subprocess
@@ -75,7 +76,7 @@ def test_measures_and_reports(model: Path, data: Path, tmp_path: Path, capsys: p
     ("tasks", "out", "message"),
     [
         ("cifra10", "r.json", "nothing is called 'cifra10'; nearest is 'cifar10'"),
-        ("cifar10", "r.json", "no folder for cifar10; each needs"),
+        ("cifar10", "r.json", "no folder for cifar10; run again with --layout"),
         ("shades", "r.txt", "must be a file that ends in .json"),
         ("shades", "nowhere/r.json", "there is no folder"),
     ],
@@ -90,6 +91,52 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in error
     assert error.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("out", ["/proc/a.json", "taken.json"])
+def test_a_place_that_cannot_be_written_is_told_before_the_model_is_loaded(
+    out: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An evaluation of hours would end in a traceback."""
+    monkeypatch.chdir(tmp_path)
+    Path("taken").write_text("a file with the name of the folder of parts")
+    assert main(arguments("no-such-model", data, "shades", Path(out))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"pineco: --out {out}: the folder ")
+    assert error.endswith("; name another place\n")
+    assert error.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The end of an evaluation would be a traceback, and nobody know that it can go on."""
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("evals.report.write_text_atomically", full)
+    assert main(arguments(model, data, "shades", tmp_path / "r.json")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("pineco: ")
+    assert "No space left on device; make room, then start again with the same --out" in last
+
+
+def test_a_batch_of_none_is_refused_by_the_parser(data: Path, tmp_path: Path) -> None:
+    """The model would be loaded first."""
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments("no-such-model", data, "shades", tmp_path / "r.json"), "--batch-size", "0"])
+
+
+def test_layout_says_by_its_exit_code_whether_all_is_there(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script could not check its data before it asks for a GPU."""
+    folder = ["--data", str(data), "--layout", "--tasks"]
+    (data / "cifar10").mkdir()
+    assert main([*folder, "cifar10"]) == 0
+    assert main([*folder, "cifar10,mnist,shades"]) == 2
+    said = capsys.readouterr().out
+    assert "2 of 3 are here" in said
+    assert f"shades: {data / 'shades'}\n" in said, "a folder without a row in the table"
 
 
 def test_a_failed_run_keeps_the_old_report(
