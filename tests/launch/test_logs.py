@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -178,9 +179,15 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     """A run of this machine could not be followed, or Ctrl-C would leave a trace and an error."""
     run = make_run(tmp_path / "a", step=5)
     append(run / "run.log", "before\n")
-    with Lease(run, None), subprocess.Popen(
-        [sys.executable, "-m", "launch.logs", str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:  # fmt: skip
+    # A background job of a shell ignores SIGINT, and so does what it starts: tests may be such a job.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); import launch.logs as logs; "
+    command = [sys.executable, "-c", f"{code}sys.exit(logs.main(sys.argv[1:]))", str(run)]
+    with (
+        Lease(run, None),
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        ExitStack() as always,
+    ):
+        always.callback(process.kill)
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]
         assert lines == [f"==> {run}/run.log <==\n", "before\n", f"pineco: {run}: running here\n"]
