@@ -197,6 +197,7 @@ def _fit(
             lr=lr,
             weight_decay=_weight_decay(recipe, steps),
             seed=recipe.seed,
+            rank=ranks.rank,
             hooks=[log, saver, place.heart],
             should_stop=_should_stop(place),
         )

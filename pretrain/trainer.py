@@ -26,6 +26,14 @@ class TrainState:
 Hook = Callable[[TrainState, StepOutput], None]
 
 
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Of what dropout draws at a step: another number for every rank, or masks would repeat within a batch.
+
+    Different for 1,024 ranks and 4 million steps in the low 32 bits, which are all that a CPU's generator looks at.
+    """
+    return seed + step + (rank << 22)
+
+
 def fit(
     engine: Engine,
     batches: Iterator[tuple[DataPosition, Any]],
@@ -36,6 +44,7 @@ def fit(
     lr: Callable[[int], float],
     weight_decay: Callable[[int], float | None] = lambda step: None,
     seed: int,
+    rank: int = 0,
     hooks: Sequence[Hook],
     should_stop: Callable[[], bool],
 ) -> TrainState:
@@ -47,7 +56,7 @@ def fit(
     engine.objective.train()
     gc.freeze()  # what imports and set-up made stays: no collection need look at it again
     while state.step < steps and not should_stop():
-        torch.manual_seed(seed + state.step)  # so that no generator state needs saving
+        torch.manual_seed(step_seed(seed, state.step, rank))  # so that no generator state needs saving
         for _ in range(engine.accumulation):
             position, batch = next(batches)
             output = engine.forward_backward(batch.to(engine.device))
