@@ -15,7 +15,7 @@ from data_pipeline.batches import MultiCropBatch
 from data_pipeline.errors import InputError
 from pretrain.distributed import RankInfo
 from pretrain.engine import build_engine
-from pretrain.objectives.neco import Neco
+from pretrain.objectives.neco import Neco, similarity_spread
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe
 from tests.support.ranks import TINY_CLIP, run_ranks
@@ -263,6 +263,27 @@ def test_the_teacher_follows_and_has_no_gradient() -> None:
         assert torch.allclose(new, 0.9 * old + 0.1 * student, atol=1e-6)
         assert not new.requires_grad
     assert objective.teacher.training is False
+
+
+def test_the_spread_of_similarities_shows_a_collapse() -> None:
+    """A run whose teacher orders nothing any more would look as if it had learnt: its loss falls, too."""
+    references = torch.eye(4)[None]
+    assert similarity_spread(references, references).item() == pytest.approx(3**0.5 / 4)  # of 1, 0, 0, 0
+    alike = 1 + 1e-4 * torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert 0 < similarity_spread(alike, alike).item() < 1e-6
+
+
+def test_a_step_tells_how_far_the_teachers_similarities_lie_apart() -> None:
+    """Collapse would show nowhere."""
+    objective = started(recipe())
+    healthy = objective(views()).metrics["teacher_spread"]
+    with torch.no_grad():
+        objective.teacher["head"][-1].weight.mul_(1e-3)
+        objective.teacher["head"][-1].bias.fill_(1.0)
+    objective.queue.entries.zero_()
+    assert objective(views()).metrics["teacher_spread"] < 0.1 * healthy
+    assert not healthy.requires_grad
 
 
 def test_backbone_and_head_have_rates_of_their_own() -> None:
