@@ -11,15 +11,18 @@ import numpy as np
 from data_pipeline.errors import InputError
 from data_pipeline.reader import Members, Origin, ReadCounters, SampleError
 
+NAMED = 5  # missing files in a message
+
 
 class ImageFiles:
-    """Row i is file i of `paths`, which are relative to `root`; raises InputError where one is not there."""
+    """Row i is file i of `paths`, relative to `root`; InputError counts those that are not there, names the first."""
 
     def __init__(self, root: Path, paths: Sequence[str]) -> None:
         self.root, self.paths = root, paths
-        for path in paths:
-            if not (root / path).is_file():
-                raise InputError(f"{root / 'data.csv'}: names {path}, which is not there")
+        if missing := [path for path in paths if not (root / path).is_file()]:
+            named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+            told = f"{root / 'data.csv'}: {len(missing):,} of its {len(paths):,} images are not there: {named}"
+            raise InputError(f"{told}; unpack the archive again, or remove their rows")
         self._counters, self._lock = ReadCounters(), threading.Lock()
         self._bytes = sum((root / path).stat().st_size for path in paths)
 

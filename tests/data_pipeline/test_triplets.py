@@ -144,11 +144,18 @@ def test_a_cut_row_is_named(tmp_path: Path) -> None:
         make_source(tmp_path)
 
 
-def test_a_missing_image_is_named_at_the_start(tmp_path: Path) -> None:
-    """A run would end in the middle of an epoch."""
-    write_triplets(tmp_path, [row(0), row(1)])
+def test_missing_images_are_counted_and_named_at_the_start(tmp_path: Path) -> None:
+    """A run would end in the middle of an epoch, or its user mend 10,000 paths one start at a time."""
+    write_triplets(tmp_path, [row(0), row(1), row(2)])
     (tmp_path / "left" / "1.png").unlink()
-    with pytest.raises(InputError, match=r"data\.csv: names left/1\.png, which is not there"):
+    (tmp_path / "ref" / "2.png").unlink()
+    with pytest.raises(
+        InputError, match=r"data\.csv: 2 of its 9 images are not there: left/1\.png, ref/2\.png; unpack"
+    ):
+        make_source(tmp_path)
+    for image in tmp_path.glob("*/*.png"):
+        image.unlink()
+    with pytest.raises(InputError, match=r"9 of its 9 images are not there: left/0\.png, (\S+, ){4}\.\.\.; unpack"):
         make_source(tmp_path)
 
 
