@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -51,22 +51,27 @@ def build_engine(objective: Objective, recipe: Recipe, ranks: RankInfo, device: 
 
 
 class _Autocast(nn.Module):
-    """The objective under the recipe's precision: fp32 weights, bf16 matrix products where asked for.
-
-    On a CPU, attention in bf16 is left to plain matrix products: a whole step of the 64 px models was 1.40 times as
-    fast as with the fused kernel, whose backward pass is slow there (2 cores, 65 tokens; fp32 gained nothing).
-    """
+    """The objective under the recipe's precision: fp32 weights, bf16 matrix products where asked for."""
 
     def __init__(self, objective: Objective, settings: EngineSettings, device: torch.device) -> None:
         super().__init__()
         self.objective = objective
         self.enabled, self.device_type = settings.precision == "bf16", device.type
-        self.plain_attention = self.enabled and device.type == "cpu"
 
     def forward(self, batch: Any) -> StepOutput:
-        attention = sdpa_kernel(SDPBackend.MATH) if self.plain_attention else nullcontext()
-        with attention, torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.enabled):
+        with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.enabled):
             return self.objective(batch)
+
+
+def _attention(settings: EngineSettings, device: torch.device) -> AbstractContextManager[None]:
+    """Around forward and backward: activation checkpointing computes forward again in the backward pass.
+
+    On a CPU, attention in bf16 is left to plain matrix products: a whole step of the 64 px models was 1.40 times as
+    fast as with the fused kernel, whose backward pass is slow there (2 cores, 65 tokens; fp32 gained nothing).
+    """
+    if settings.precision == "bf16" and device.type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def _adamw(objective: Objective, settings: OptimizerSettings, device: torch.device) -> torch.optim.AdamW:
@@ -84,14 +89,15 @@ class LocalEngine:
 
     def __init__(self, objective: Objective, recipe: Recipe, ranks: RankInfo, device: torch.device) -> None:
         self.objective, self.device, self.ranks = objective, device, ranks
-        self.accumulation = recipe.data.accumulation
+        self.settings, self.accumulation = recipe.engine, recipe.data.accumulation
         self.clip = recipe.optimizer.clip_grad
         self.module = _Autocast(objective, recipe.engine, device)
         self.optimizer = _adamw(objective, recipe.optimizer, device)
 
     def forward_backward(self, batch: Any) -> StepOutput:
-        output: StepOutput = self.module(batch)
-        (output.loss / self.accumulation).backward()
+        with _attention(self.settings, self.device):
+            output: StepOutput = self.module(batch)
+            (output.loss / self.accumulation).backward()
         return output
 
     def step(self, lr: float, weight_decay: float | None = None) -> None:
@@ -119,7 +125,7 @@ class DeepSpeedEngine:
     def __init__(self, objective: Objective, recipe: Recipe, ranks: RankInfo, device: torch.device) -> None:
         deepspeed = _import_deepspeed(ranks, device)
         self.objective, self.device = objective, device
-        self.accumulation = recipe.data.accumulation
+        self.settings, self.accumulation = recipe.engine, recipe.data.accumulation
         self.stage = recipe.engine.zero_stage
         self.optimizer = _adamw(objective, recipe.optimizer, device)
         deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
@@ -136,8 +142,9 @@ class DeepSpeedEngine:
     def forward_backward(self, batch: Any) -> StepOutput:
         if self._micro_batch_open:
             self.engine.step()  # DeepSpeed counts the previous micro-batch; the update waits for `step`
-        output: StepOutput = self.engine(batch)
-        self.engine.backward(output.loss)
+        with _attention(self.settings, self.device):
+            output: StepOutput = self.engine(batch)
+            self.engine.backward(output.loss)
         self._micro_batch_open = True
         return output
 

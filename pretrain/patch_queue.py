@@ -45,14 +45,23 @@ def shuffled(patches: Tensor, wanted: int, seed: int, key: tuple[int, int]) -> T
     return patches[_shuffled(len(patches), wanted, seed, key).to(patches.device)]
 
 
-def pick(patches: Tensor, images: slice, *, each: int, seed: int, key: tuple[int, int]) -> Tensor:
-    """(B * each, D): some of every image's (B, N, D) patches; `images`: where these stand in the whole batch."""
-    rows = [
-        torch.from_numpy(permutation(patches.shape[1], seed, Stream.QUEUE, *key, image))[:each]
+def pick(
+    patches: Tensor, images: slice, *, each: int, seed: int, key: tuple[int, int], counts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Some of every image's (B, N, D) patches: (B * each, D), and (B * each,) bool, whether a patch counts.
+
+    images: where these stand in the whole batch. counts: (B, N) bool; those that count are taken first.
+    """
+    rows = torch.stack([
+        torch.from_numpy(permutation(patches.shape[1], seed, Stream.QUEUE, *key, image))
         for image in range(images.start, images.stop)
-    ]
-    numbers = torch.stack(rows).to(patches.device)
-    return patches.gather(1, numbers[..., None].expand(-1, -1, patches.shape[2])).flatten(0, 1)
+    ]).to(patches.device)  # fmt: skip
+    if counts is None:
+        counts = torch.ones_like(rows, dtype=torch.bool)
+    first = counts.gather(1, rows).int().argsort(dim=1, descending=True, stable=True)
+    numbers = rows.gather(1, first)[:, :each]
+    chosen = patches.gather(1, numbers[..., None].expand(-1, -1, patches.shape[2]))
+    return chosen.flatten(0, 1), counts.gather(1, numbers).flatten()
 
 
 def _shuffled(n: int, wanted: int, seed: int, key: tuple[int, int]) -> Tensor:

@@ -141,15 +141,12 @@ class Neco(Objective):
         """Some patches of every image of all ranks; they are there for the references of this very step."""
         step, each = int(self.batches), self.settings.pushed
         for crop, (features, mask) in enumerate(zip(targets, masks, strict=True)):
-            patches = features.flatten(2).transpose(1, 2)
-            chosen = pick(patches, self._own(len(features)), each=each, seed=self.seed, key=(step, crop))
-            counts = None
-            if mask is not None:
-                flat = mask.flatten(1)[..., None].float()
-                counts = pick(flat, self._own(len(features)), each=each, seed=self.seed, key=(step, crop))[:, 0] > 0
+            patches, images = features.flatten(2).transpose(1, 2), self._own(len(features))
+            counts = None if mask is None else mask.flatten(1)
+            chosen, kept = pick(patches, images, each=each, seed=self.seed, key=(step, crop), counts=counts)
             gathered = _gather(chosen, self.ranks)
-            if counts is not None:  # only patches that count are references
-                gathered = gathered[_gather(counts[:, None].float(), self.ranks)[:, 0] > 0]
+            if mask is not None:  # only patches that count are references
+                gathered = gathered[_gather(kept[:, None].float(), self.ranks)[:, 0] > 0]
             self.queue.push(crop, gathered)
 
     def _pair(
@@ -183,10 +180,10 @@ class Neco(Objective):
         return loss * (own / torch.where(everyone == 0, 1, everyone)), spread  # a mean over the patches of all ranks
 
     def _references(self, teacher: Tensor, counts: Tensor | None, crop: int, number: int) -> Tensor:
-        """(B, N, D): as many for each image as it has patches."""
+        """(B, N, D): as many for each image as it has patches; from the batch until a patch that counts is queued."""
         images, each = self._own(len(teacher)), teacher.shape[1]
         key = (int(self.batches), crop * 64 + number)
-        if self.settings.references == "queue":
+        if self.settings.references == "queue" and (counts is None or int(self.queue.entries[crop])):
             return self.queue.draw(crop, images, each=each, of=len(teacher) * self.ranks.world, key=key)
         patches = _gather(teacher.flatten(0, 1), self.ranks)
         if counts is not None and (kept := patches[_gather(counts.view(-1, 1), self.ranks)[:, 0] > 0]).numel():
@@ -244,8 +241,8 @@ def check_sizes(recipe: Recipe, patch: int) -> None:
 
 
 def _project(head: nn.Module, tokens: Tensor) -> Tensor:
-    """(B, D, h, w) through the head, patch by patch."""
-    return head(tokens.movedim(1, 3)).movedim(3, 1)
+    """(B, D, h, w) through the head, patch by patch, onto the unit sphere: overlaps are averages of directions."""
+    return F.normalize(head(tokens.movedim(1, 3)).movedim(3, 1).float(), dim=1)
 
 
 def _gather(rows: Tensor, ranks: RankInfo) -> Tensor:

@@ -16,6 +16,7 @@ from data_pipeline.errors import InputError
 from pretrain.distributed import RankInfo
 from pretrain.engine import build_engine
 from pretrain.objectives.neco import Neco, similarity_spread
+from pretrain.patch_queue import pick
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe
 from tests.support.ranks import TINY_CLIP, run_ranks
@@ -107,7 +108,7 @@ def original(objective: Neco, batch: MultiCropBatch, references: dict[tuple[int,
             pixels = (crop.float() - objective.pixel_mean) / objective.pixel_std
             tokens = model.forward_features(pixels)[:, model.num_prefix_tokens :]
             side = crop.shape[-1] // 16
-            found.append(head(tokens).transpose(1, 2).reshape(len(crop), -1, side, side))
+            found.append(F.normalize(head(tokens), dim=-1).transpose(1, 2).reshape(len(crop), -1, side, side))
         return found
 
     def aligned(maps: Tensor, boxes: Tensor) -> Tensor:
@@ -246,6 +247,47 @@ def test_the_queue_holds_the_newest_patches_of_every_image() -> None:
     assert entries == [[8, 8], [16, 16], [24, 24], [24, 24]]
     assert len(torch.unique(objective.queue.patches[0], dim=0)) > 12
     assert not torch.equal(objective.queue.patches[0], objective.queue.patches[1])
+
+
+def test_patches_that_count_are_queued_first() -> None:
+    """The queue of the foreground's ablation would turn over as slowly as there is foreground in the images."""
+    patches = torch.arange(2 * 9.0).view(2, 9, 1)
+    counts = torch.zeros(2, 9, dtype=torch.bool)
+    counts[0, [1, 4, 7]] = True
+    counts[1, 2] = True
+    chosen, kept = pick(patches, slice(0, 2), each=3, seed=0, key=(0, 0), counts=counts)
+    assert sorted(chosen[:3, 0].tolist()) == [1, 4, 7]
+    assert chosen[3, 0] == 11
+    assert kept.tolist() == [True, True, True, True, False, False]
+    plain, every = pick(patches, slice(0, 2), each=3, seed=0, key=(0, 0))
+    assert every.all()
+    assert len(plain.unique()) == 6
+
+
+def test_an_empty_queue_gives_no_zeros_for_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no foreground was seen yet all references would be alike: the order is noise, and nothing is learnt."""
+    objective = started(recipe(*LARGE, "objective.mask=fg"))
+    monkeypatch.setattr(objective, "_push", lambda targets, masks: None)
+    step = objective(views(size=64))
+    assert objective.queue.entries.tolist() == [0, 0]
+    assert step.metrics["teacher_spread"] > 0.01
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("model", ["timm:test_vit", str(TINY_CLIP)])
+def test_activations_that_are_computed_again_change_nothing(model: str, precision: str) -> None:
+    """Larger crops would not fit, or train something else where they do."""
+
+    def gradients(checkpointing: bool) -> dict[str, Tensor]:
+        options = (f"model={model}", f"engine.precision={precision}", f"objective.checkpointing={checkpointing}")
+        settings = recipe(*options)
+        objective = started(settings)
+        build_engine(objective, settings, ONE, torch.device("cpu")).forward_backward(views())
+        return {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+
+    kept, again = gradients(False), gradients(True)
+    assert kept.keys() == again.keys()
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
 def test_the_teacher_follows_and_has_no_gradient() -> None:
