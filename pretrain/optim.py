@@ -14,7 +14,8 @@ from pretrain.recipe import OptimizerSettings, ScheduleSettings
 def parameter_groups(module: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
     """Trainable parameters by the factor of their learning rate (`module.lr_factor`, if it has one), two of each.
 
-    What has two axes or more decays (so do timm's class tokens); biases, norms and scales do not. `lr_factor` and `decays` are what `set_rates` reads.
+    What has two axes or more decays (so do timm's class tokens); biases, norms and scales do not. `lr_factor` and
+    `decays` are what `set_rates` reads.
     """
     factor_of = getattr(module, "lr_factor", lambda name: 1.0)
     trainable = [(factor_of(name), p) for name, p in module.named_parameters() if p.requires_grad]
