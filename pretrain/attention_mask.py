@@ -9,13 +9,14 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 MASS, SIGMA, KERNEL = 0.6, 0.6, 7  # as published: share of the attention that is kept, blur and its window
 SMALLEST = 3  # patches of a component that stays
+LEAST_SIDE = KERNEL // 2 + 1  # patches: the blur reflects half a window at the edges
 
 
 def foreground(attention: Tensor) -> Tensor:
     """(B, h, w) attention of the class token, averaged over heads -> (B, h, w) bool.
 
     Blurred; then the patches that together hold `MASS` of the attention; then without components (of eight
-    neighbours) of fewer than `SMALLEST` patches. At least 4 x 4 patches, for the blur's window.
+    neighbours) of fewer than `SMALLEST` patches. h, w >= `LEAST_SIDE`.
     """
     smooth = gaussian_blur(attention[:, None].float(), [KERNEL, KERNEL], [SIGMA, SIGMA])[:, 0]
     flat = smooth.flatten(1)

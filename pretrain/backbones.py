@@ -19,6 +19,7 @@ from torch.func import functional_call
 from data_pipeline.errors import InputError
 from pretrain.export import OPEN_CLIP, TIMM, ExportFormat
 from pretrain.models import MEAN, STD, build_clip, open_clip_export
+from pretrain.models import image_size as clip_image_size
 
 PREFIX = "timm:"
 
@@ -95,7 +96,7 @@ class TimmBackbone(Backbone):
         except RuntimeError as error:  # a tag behind the dot that it does not know
             raise InputError(f"model {PREFIX}{name}: timm cannot build it: {_one_line(error)}") from None
         if not isinstance(self.module, VisionTransformer):
-            raise InputError(f"model {PREFIX}{name}: no vision transformer, which NeCo's patches come from")
+            raise InputError(f"model {PREFIX}{name}: no vision transformer with a grid of patches")
         for pool in (self.module.attn_pool, self.module.fc_norm):
             if pool is not None:
                 pool.requires_grad_(False)  # patch features are read before it
@@ -139,7 +140,7 @@ class ClipBackbone(Backbone):
         self.module.visual.requires_grad_(True)
         visual = self.module.visual
         if getattr(visual, "positional_embedding", None) is None or not hasattr(visual, "transformer"):
-            raise InputError(f"model {name}: its image tower is no vision transformer, which NeCo's patches come from")
+            raise InputError(f"model {name}: its image tower is no vision transformer with a grid of patches")
         if visual.attn_pool is not None:
             raise InputError(f"model {name}: its image tower pools by attention, so its patch tokens are not known")
         if visual.proj is not None:
@@ -197,15 +198,22 @@ def resample_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 def build_backbone(name: str, seed: int, *, weights: str | None, image_size: int, drop_path: float) -> Backbone:
     """timm:NAME, or an open_clip model; random, or with the weights of a .safetensors file or an export directory.
 
-    Raises InputError for a model that is not known, and for weights that do not fit it in every tensor.
+    Raises InputError for a model that is not known, a size that does not fit it, and for weights that do not fit it in
+    every tensor.
     """
     backbone: Backbone
     if name.startswith(PREFIX):
         name = name.removeprefix(PREFIX)
         shown = _shown(weights, name)
         backbone = TimmBackbone(name, seed, image_size=image_size, drop_path=drop_path, shown=shown)
+        if image_size % backbone.patch:
+            told = f"objective.image_size is {image_size}"
+            raise InputError(f"{told}; {PREFIX}{name} needs a multiple of its patch, {backbone.patch} pixels")
     else:
         backbone = ClipBackbone(name, seed, drop_path=drop_path)
+        if (own := clip_image_size(name)) != image_size:
+            told = f"objective.image_size is {image_size}, {name} sees {own} pixels"
+            raise InputError(f"{told}; pass objective.image_size={own}")
     if weights is not None:
         _load(backbone.module, weights)
     return backbone

@@ -18,7 +18,6 @@ from pretrain.export import EXPORT, Exported
 from pretrain.features import feature_width, image_features
 from pretrain.lora import adapter_files, add_lora, as_open_clip, as_split, load_base, merged_state, split_attention
 from pretrain.losses import cosine_distance, triplet_hinge, two_afc
-from pretrain.models import image_size
 from pretrain.objectives.base import Objective, StepOutput
 from pretrain.recipe import AlignMember, AlignSettings, Recipe
 
@@ -48,9 +47,6 @@ class Align(Objective):
     def _build(self, member: AlignMember, seed: int) -> Backbone:
         size, tune = self.settings.image_size, self.settings.tune
         backbone = build_backbone(member.model, seed, weights=member.weights, image_size=size, drop_path=0.0)
-        if isinstance(backbone, ClipBackbone) and (own := image_size(member.model)) != size:
-            told = f"objective.image_size is {size}, {member.model} sees {own} pixels"
-            raise InputError(f"{told}; pass objective.image_size={own}")
         if tune == "lora":
             if isinstance(backbone, ClipBackbone):
                 split_attention(backbone.module)

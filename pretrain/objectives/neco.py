@@ -16,7 +16,7 @@ from torchvision.ops import roi_align
 from data_pipeline.batches import MultiCropBatch
 from data_pipeline.errors import InputError
 from kernels.neco_loss import neco_loss
-from pretrain.attention_mask import foreground
+from pretrain.attention_mask import LEAST_SIDE, foreground
 from pretrain.backbones import build_backbone
 from pretrain.distributed import RankInfo, mean_over_ranks
 from pretrain.ema import follow, momentum
@@ -238,6 +238,12 @@ def check_sizes(recipe: Recipe, patch: int) -> None:
             raise InputError(
                 f"{recipe.name}: data.{name} is {size}; it must be a multiple of the patch, {patch} pixels"
             )
+    least = LEAST_SIDE * patch
+    if recipe.objective.mask != "all" and data.global_size < least:
+        told = f"{recipe.name}: data.global_size is {data.global_size} and objective.mask {recipe.objective.mask}"
+        raise InputError(
+            f"{told}; a foreground is found among {LEAST_SIDE} x {LEAST_SIDE} patches, {least} pixels, or more"
+        )
 
 
 def _project(head: nn.Module, tokens: Tensor) -> Tensor:

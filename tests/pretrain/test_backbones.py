@@ -21,7 +21,7 @@ def timm_backbone(weights: Path | None = None, size: int = 32) -> Backbone:
 
 
 def clip_backbone() -> Backbone:
-    return build_backbone(TINY_CLIP, 0, weights=None, image_size=0, drop_path=0.0)
+    return build_backbone(TINY_CLIP, 0, weights=None, image_size=32, drop_path=0.0)
 
 
 def write_export(backbone: Backbone, folder: Path) -> Path:

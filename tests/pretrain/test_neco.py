@@ -366,6 +366,18 @@ def test_views_must_be_whole_patches() -> None:
     """The last pixels of each crop would never be seen, and overlaps lie beside their patches."""
     with pytest.raises(InputError, match=r"data\.local_size is 20; it must be a multiple of the patch, 16 pixels"):
         started(recipe("data.local_size=20"))
+    with pytest.raises(
+        InputError, match=r"objective\.image_size is 40; timm:test_vit needs a multiple of its patch, 16"
+    ):
+        started(recipe("objective.image_size=40"))
+    with pytest.raises(InputError, match=r"image_size is 64, \S+ sees 32 pixels; pass objective\.image_size=32"):
+        started(recipe(f"model={TINY_CLIP}", "objective.image_size=64"))
+
+
+def test_a_foreground_needs_some_patches() -> None:
+    """The blur of the attention would end the run in the middle of torch."""
+    with pytest.raises(InputError, match=r"global_size is 48 and objective\.mask fg; .* 4 x 4 patches, 64 pixels"):
+        started(recipe("data.global_size=48", "objective.image_size=48", "objective.mask=fg"))
 
 
 def test_a_clip_of_ours_is_a_backbone_too() -> None:
