@@ -44,6 +44,11 @@ class TripletBatch(_Batch):
 
 
 @dataclass(frozen=True)
+class CaptionedTripletBatch(TripletBatch):
+    tokens: Tensor  # (B, L) int64, of the prompt that the three images have in common; 0 after the end-of-text token
+
+
+@dataclass(frozen=True)
 class MultiCropBatch(_Batch):
     """Views of an image: 0 and 1 are the globals, 2 .. 1 + K the locals; none is mirrored.
 

@@ -6,7 +6,7 @@ import csv
 import io
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ COLUMNS = ("split", "left_vote", "right_vote", "votes", "id", "ref", "left", "ri
 NIGHTS_COLUMNS = (*COLUMNS[:5], "ref_path", "left_path", "right_path")
 GROUP = "is_imagenet"  # a column that may be missing: NIGHTS' test split is reported in these two halves
 GROUPS = ("no_imagenet", "imagenet")
+PROMPT = "prompt"  # another one: what the three images were generated from
+OPTIONAL = (GROUP, PROMPT)
 _TRUTH = {"false": 0, "true": 1, "0": 0, "1": 1}
 
 
@@ -33,6 +35,9 @@ class TripletTable:
     images: np.ndarray  # (n, 3) int64: reference, left, right, as rows of a reader
     where: str  # for messages
     group: np.ndarray | None = None  # (n,) int8: number of the name in GROUPS; None where the table does not say
+    prompt: np.ndarray | None = None  # (n,) int32: number of the name; None where there is no such column
+    prompt_names: tuple[str, ...] = ()  # distinct; one of them is empty where a row has no prompt
+    lines: np.ndarray | None = None  # (n,) int32: of the file, counted from 1, where it has prompts; for messages
 
     def of_split(self, name: str) -> np.ndarray:
         """(n,) bool; raises InputError for a split that is not there."""
@@ -66,53 +71,93 @@ def read_table(store: Store, samples: int) -> TripletTable:
     if size is None:
         raise InputError(f"{where}: not there; write the triplets with python -m data_pipeline.prepare")
     rows = _rows(store.read(TABLE, 0, size), where, COLUMNS)
-    return _parse(rows, where, lambda row, line: _numbers(row[5:8], samples, line))
+    return _parse(rows, lambda row, line: _numbers(row[5:8], samples, line))
 
 
 def read_nights(root: Path) -> NightsFolder:
     """data.csv of a folder in NIGHTS' layout; its paths are relative to the folder and stay inside."""
-    where = str(root / "data.csv")
-    rows = list(_rows((root / "data.csv").read_bytes(), where, NIGHTS_COLUMNS))
-    paths = sorted({path for line, row in rows for path in _paths(row[5:8], line)})
-    number = {path: n for n, path in enumerate(paths)}
-    return NightsFolder(_parse(rows, where, lambda row, line: [number[path] for path in row[5:8]]), paths)
+    rows = _rows((root / "data.csv").read_bytes(), str(root / "data.csv"), NIGHTS_COLUMNS)
+    rows = replace(rows, fields=list(rows.fields))
+    paths = sorted({path for number, row in rows.fields for path in _paths(row[5:8], rows.line(number))})
+    place = {path: n for n, path in enumerate(paths)}
+    return NightsFolder(_parse(rows, lambda row, line: [place[path] for path in row[5:8]]), paths)
 
 
-Row = Sequence[str]  # in the order of COLUMNS, and behind them GROUP where the table has it
+Row = Sequence[str]  # in the order of COLUMNS, and behind them the columns of OPTIONAL that the table has
 
 
-def _rows(data: bytes, where: str, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    """(line for messages, its fields in the order of `columns`, and GROUP's where there is such a column)."""
+@dataclass(frozen=True)
+class _Rows:
+    where: str
+    optional: Sequence[str]  # those of OPTIONAL that are there
+    fields: Iterable[tuple[int, Row]]  # with the number of its line
+
+    def line(self, number: int) -> str:
+        """For messages."""
+        return f"{self.where}: line {number}"
+
+    def place(self, column: str) -> int | None:
+        """Of an optional column in a Row."""
+        return len(COLUMNS) + self.optional.index(column) if column in self.optional else None
+
+
+def _rows(data: bytes, where: str, columns: Sequence[str]) -> _Rows:
+    """The fields of every row in the order of `columns`, and then of OPTIONAL."""
+    lines = _lines(data, where)
+    _, header = next(lines, (0, []))
+    missing = [c for c in columns if c not in header]
+    if missing:
+        raise InputError(f"{where}: lacks the columns {', '.join(missing)}")
+    optional = [c for c in OPTIONAL if c in header]
+    places = [header.index(c) for c in (*columns, *optional)]
+
+    def fields() -> Iterator[tuple[int, Row]]:
+        for number, line in lines:
+            if len(line) != len(header):
+                told = f"{len(line)} fields, {len(header)} columns; the file was cut or edited"
+                raise InputError(f"{where}: line {number}: {told}")
+            yield number, [line[place] for place in places]
+
+    return _Rows(where, optional, fields())
+
+
+def _lines(data: bytes, where: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, fields) of every row, that of the header too."""
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8"), newline=""))
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    header = next(reader, [])
-    missing = [c for c in columns if c not in header]
-    if missing:
-        raise InputError(f"{where}: lacks the columns {', '.join(missing)}")
-    places = [header.index(c) for c in (*columns, GROUP) if c in header]
-    for fields in reader:
-        line = f"{where}: line {reader.line_num}"
-        if len(fields) != len(header):
-            raise InputError(f"{line}: {len(fields)} fields, {len(header)} columns; the file was cut or edited")
-        yield line, [fields[place] for place in places]
+    try:
+        for fields in reader:
+            yield reader.line_num, fields
+    except csv.Error as error:  # a quote that nobody closes takes the rest of the file for one field
+        raise InputError(f"{where}: line {reader.line_num}: no CSV ({error})") from None
 
 
-def _parse(rows: Iterable[tuple[str, Row]], where: str, images_of: Callable[[Row, str], Sequence[int]]) -> TripletTable:
+def _parse(rows: _Rows, images_of: Callable[[Row, str], Sequence[int]]) -> TripletTable:
     """Compact arrays as they come: THINGS has 4.7 million rows."""
     names: dict[str, int] = {}
+    texts: dict[str, int] = {}
     split, share, votes, images, group = array("i"), array("f"), array("q"), array("q"), array("b")
-    for line, row in rows:
-        right_vote, number = _votes(row, line)
+    prompt, lines = array("i"), array("i")
+    group_at, prompt_at = rows.place(GROUP), rows.place(PROMPT)
+    for number, row in rows.fields:
+        line = rows.line(number)
+        right_vote, voters = _votes(row, line)
         split.append(names.setdefault(row[0], len(names)))
         share.append(right_vote)
-        votes.append(number)
+        votes.append(voters)
         images.extend(images_of(row, line))
-        if len(row) > len(COLUMNS):
-            group.append(_group(row[-1], line))
+        if group_at is not None:
+            group.append(_group(row[group_at], line))
+        if prompt_at is not None:
+            prompt.append(texts.setdefault(row[prompt_at].strip(), len(texts)))
+            lines.append(number)
     arrays = (np.array(split), np.array(share), np.array(votes), np.array(images).reshape(-1, 3))
-    return TripletTable(tuple(names), *arrays, where, np.array(group) if group else None)
+    extra = [
+        None if at is None else np.array(a) for at, a in ((group_at, group), (prompt_at, prompt), (prompt_at, lines))
+    ]
+    return TripletTable(tuple(names), *arrays, rows.where, extra[0], extra[1], tuple(texts), extra[2])
 
 
 def _votes(row: Row, line: str) -> tuple[float, int]:

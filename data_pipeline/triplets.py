@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_pipeline.batches import TripletBatch
+from data_pipeline.batches import CaptionedTripletBatch, TripletBatch
 from data_pipeline.decode import DecodeCounts
 from data_pipeline.errors import InputError
 from data_pipeline.image_files import ImageFiles
-from data_pipeline.image_text import IMAGE_EXTENSIONS, read_image
+from data_pipeline.image_text import IMAGE_EXTENSIONS, Tokenize, read_image
 from data_pipeline.index import GROUP_BYTES
 from data_pipeline.order import Extents, cut_extents
+from data_pipeline.prompt_captions import PromptCaptions
 from data_pipeline.randomness import Stream, permutation
 from data_pipeline.reader import Members, RowReader, SampleError
 from data_pipeline.shard_set import ShardOptions, open_shards
@@ -31,7 +32,8 @@ class TripletSource:
 
     split, min_votes, ties, share: see RowChoice; `chosen` counts what they leave out.
     shuffled: the control. The votes are dealt out anew among the rows that were chosen: same images, same balance of
-    left and right, no judgement left in them.
+    left and right, no judgement left in them; prompts stay with their images.
+    tokenize: makes batches captioned, see PromptCaptions. caption: its template.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class TripletSource:
         ties: Ties = "drop",
         share: float = 1.0,
         shuffled: bool = False,
+        tokenize: Tokenize | None = None,
+        caption: str = "{}",
     ) -> None:
         self.reader, self.image_size, self.decoded = reader, image_size, DecodeCounts()
         choice = RowChoice(split=split, min_votes=min_votes, ties=ties, share=share, seed=seed)
@@ -53,7 +57,10 @@ class TripletSource:
         self._images = table.images[self.chosen.rows]
         votes = table.right_vote[self.chosen.rows]
         self._votes = votes[permutation(len(votes), seed, Stream.SHUFFLED_VOTES)] if shuffled else votes
+        self._captions = None if tokenize is None else PromptCaptions(table, self.chosen.rows, tokenize, caption)
         self._about = f"{table.where}: {describe(choice, self.chosen)}" + (", with shuffled votes" if shuffled else "")
+        if self._captions is not None:
+            self._about += f", with {self._captions.distinct:,} different prompts"
 
     def describe(self) -> str:
         """What is read and what is left out, in one line for a log."""
@@ -75,7 +82,11 @@ class TripletSource:
         shape = (samples, 3, self.image_size, self.image_size)
         reference, left, right = (torch.empty(shape, dtype=torch.uint8, pin_memory=pin) for _ in range(3))
         votes = torch.empty(samples, dtype=torch.float32, pin_memory=pin)
-        return TripletBatch(reference, left, right, votes, torch.empty(samples, dtype=torch.int64, pin_memory=pin))
+        numbers = torch.empty(samples, dtype=torch.int64, pin_memory=pin)
+        if self._captions is None:
+            return TripletBatch(reference, left, right, votes, numbers)
+        tokens = torch.empty((samples, self._captions.context), dtype=torch.int64, pin_memory=pin)
+        return CaptionedTripletBatch(reference, left, right, votes, numbers, tokens)
 
     def fill(self, batch: TripletBatch, slot: int, sample: int, epoch: int, rows: Sequence[Members]) -> None:
         """No augmentation, as published, so that `epoch` changes nothing. Raises SampleError where an image is none."""
@@ -86,6 +97,8 @@ class TripletSource:
                 raise SampleError(str(error), part) from None
         batch.right_vote[slot] = float(self._votes[sample])
         batch.samples[slot] = sample
+        if self._captions is not None and isinstance(batch, CaptionedTripletBatch):
+            batch.tokens[slot] = self._captions.tokens(sample)
 
 
 def open_triplets(root: str, options: ShardOptions | None = None) -> tuple[TripletTable, RowReader]:

@@ -19,7 +19,14 @@ from data_pipeline.triplets import TripletSource, open_triplets
 from evals.datasets import resolve_tasks
 from pretrain.distributed import RankInfo, barrier
 from pretrain.models import image_size, tokenizer
-from pretrain.recipe import DataSettings, ImageTextSettings, MultiCropSettings, Recipe, TripletSettings
+from pretrain.recipe import (
+    DataSettings,
+    ImageTextSettings,
+    MultiCropSettings,
+    PerceptualInitSettings,
+    Recipe,
+    TripletSettings,
+)
 
 
 def build_loader(recipe: Recipe, ranks: RankInfo, *, ledger: Path, pin: bool) -> Loader[Any]:
@@ -100,7 +107,14 @@ def _source(recipe: Recipe) -> Source[Any]:
         ties=data.ties,
         share=data.share,
         shuffled=data.shuffled,
+        tokenize=tokenizer(recipe.model) if _trains_text(recipe) else None,
+        caption=data.caption,
     )
+
+
+def _trains_text(recipe: Recipe) -> bool:
+    """Whether the prompts of triplets are learnt; else a table need not have any."""
+    return isinstance(recipe.objective, PerceptualInitSettings) and recipe.objective.caption_weight > 0
 
 
 def _shard_options(data: DataSettings) -> ShardOptions:

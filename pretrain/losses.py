@@ -16,12 +16,33 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, ranks: RankInfo
     Each rank scores its own B rows against the columns of all ranks, so memory is B x (world * B), and the mean over
     ranks of this loss, gradient included, equals the loss of one process with the whole batch.
     """
+    labels = torch.arange(len(image), device=image.device) + ranks.rank * len(image)
+    return _both_ways(image, text, labels, scale, ranks)
+
+
+def prompt_contrastive_loss(
+    image: Tensor, text: Tensor, prompt_tokens: Tensor, scale: Tensor, ranks: RankInfo
+) -> Tensor:
+    """`contrastive_loss` where several pairs may have one text, as triplets have that were made from one prompt.
+
+    Every row of the batch of all ranks whose prompt_tokens, (B, L) int64, are the same counts as right, and the
+    probability is shared equally among them (UniCL, Yang et al. 2022, arXiv 2204.03610). Where all prompts differ it
+    is `contrastive_loss`.
+    """
+    every = gather_with_grad(prompt_tokens, ranks)  # integers: the same gather, and no gradient comes back
+    number = torch.unique(every, dim=0, return_inverse=True)[1]
+    own = number[ranks.rank * len(image) : (ranks.rank + 1) * len(image)]
+    same = (own[:, None] == number[None]).float()
+    return _both_ways(image, text, same / same.sum(dim=1, keepdim=True), scale, ranks)
+
+
+def _both_ways(image: Tensor, text: Tensor, targets: Tensor, scale: Tensor, ranks: RankInfo) -> Tensor:
+    """Mean of both directions' cross-entropy; targets: (B,) numbers of columns, or (B, world * B) probabilities."""
     with torch.autocast(image.device.type, enabled=False):  # else the products would be bf16, whatever goes in
         image, text = image.float(), text.float()
         every_image, every_text = gather_with_grad(image, ranks), gather_with_grad(text, ranks)
-        labels = torch.arange(len(image), device=image.device) + ranks.rank * len(image)
-        by_image = F.cross_entropy(scale * image @ every_text.T, labels)
-        by_text = F.cross_entropy(scale * text @ every_image.T, labels)
+        by_image = F.cross_entropy(scale * image @ every_text.T, targets)
+        by_text = F.cross_entropy(scale * text @ every_image.T, targets)
         return (by_image + by_text) / 2
 
 

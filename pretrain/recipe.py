@@ -41,6 +41,9 @@ class PerceptualInitSettings:
     kind: str = "perceptual_init"
     margin: float = 0.05
     features: Features = "embedding"
+    # Of a contrastive loss between references and prompts, which trains the text tower; 0: it stays as it is.
+    caption_weight: float = 0.0
+    max_logit_scale: float = 100.0  # exp(logit_scale) is kept at or below it, where it is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,7 @@ class TripletSettings(DataSettings):
     ties: Literal["drop", "refuse"] = "drop"  # rows with equal votes: left out and counted, or an error
     share: float = 1.0  # of the rows that are left, by a permutation of the seed: 0.05 is part of 0.1
     shuffled: bool = False  # the control: votes dealt out anew among the triplets, after the share is taken
+    caption: str = "{}"  # what the text tower reads, where it is trained; {} is the triplet's prompt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from data_pipeline.errors import InputError
-from pretrain.recipe import CHANGES_NO_NUMBER, OBJECTIVES, SHARED_WITH_INIT, AlignSettings, Recipe
+from pretrain.recipe import CHANGES_NO_NUMBER, OBJECTIVES, SHARED_WITH_INIT, Recipe
+from pretrain.recipe_limits import check_limits
 from pretrain.typed_yaml import leaves, merge, parse_overrides, read_layer
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -101,70 +102,8 @@ def _schema(kind: str) -> DictConfig:
 def _resolve(name: str, schema: DictConfig, layers: Sequence[DictConfig]) -> Recipe:
     recipe = merge(name, schema, layers, hidden=["toy_world"])
     assert isinstance(recipe, Recipe)
-    _check(recipe)
+    check_limits(recipe)
     return recipe
-
-
-def _check(recipe: Recipe) -> None:
-    data, schedule, every = recipe.data, recipe.schedule, recipe.checkpoint
-    positive = {
-        "schedule.steps": schedule.steps,
-        "checkpoint.every_epochs": every.every_epochs,
-        "checkpoint.every_steps": every.every_steps,
-        "evaluation.batch_size": recipe.evaluation.batch_size,
-        "data.batch_size": data.batch_size,
-        "data.accumulation": data.accumulation,
-        "data.lanes": data.lanes,
-        "data.workers": data.workers,
-        "data.connections": data.connections,
-        "schedule.epochs": schedule.epochs,
-        "checkpoint.keep": recipe.checkpoint.keep,
-        "log_every": recipe.log_every,
-    }
-    for key, value in positive.items():
-        _require(recipe, value is None or value >= 1, f"{key} is {value}; it must be at least 1")
-    for key, value in {"data.prefetch": data.prefetch, "schedule.warmup": schedule.warmup}.items():
-        _require(recipe, value >= 0, f"{key} is {value}; it must not be negative")
-    for key, value in {"data.memory_gib": data.memory_gib, "data.cache_gib": data.cache_gib}.items():
-        _require(recipe, value > 0, f"{key} is {value}; it must be positive")
-    for key, value in {"data.bad_share": data.bad_share, "data.bad_per_shard": data.bad_per_shard}.items():
-        _require(recipe, value >= 0, f"{key} is {value}; it must not be negative")
-    low, high = getattr(data, "crop_scale", (1.0, 1.0))
-    _require(
-        recipe, 0 < low <= high <= 1, f"data.crop_scale is [{low}, {high}]; shares of the area, 0 < low <= high <= 1"
-    )
-    unit = data.accumulation * data.lanes
-    _require(
-        recipe,
-        data.batch_size % unit == 0,
-        f"data.batch_size is {data.batch_size}; it must be a multiple of data.accumulation * data.lanes = {unit}",
-    )
-    _check_align(recipe)
-    _require(recipe, recipe.optimizer.lr > 0, f"optimizer.lr is {recipe.optimizer.lr}; it must be positive")
-    _require(
-        recipe,
-        recipe.init == "random" or bool(recipe.init_recipe or recipe.init_checkpoint),
-        f"init is {recipe.init}, so init_recipe or init_checkpoint must be set",
-    )
-
-
-def _check_align(recipe: Recipe) -> None:
-    settings = recipe.objective
-    if not isinstance(settings, AlignSettings):
-        return
-    _require(
-        recipe,
-        settings.tune != "head" or settings.head_hidden is not None,
-        "objective.tune is head, so objective.head_hidden must be set, e.g. 512",
-    )
-    rank, dropout = settings.lora.rank, settings.lora.dropout
-    _require(recipe, rank >= 1, f"objective.lora.rank is {rank}; it must be at least 1")
-    _require(recipe, 0 <= dropout < 1, f"objective.lora.dropout is {dropout}; it must lie in [0, 1)")
-
-
-def _require(recipe: Recipe, condition: bool, what: str) -> None:
-    if not condition:
-        raise InputError(f"{recipe.name}: {what}")
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

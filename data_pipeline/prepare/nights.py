@@ -15,11 +15,11 @@ from data_pipeline.prepare.job import Fingerprint
 from data_pipeline.prepare.judgements import JudgementList
 from data_pipeline.prepare.outcome import RejectError
 from data_pipeline.prepare.triplet_shards import TripletShards, triplet_shards
-from data_pipeline.triplet_table import NIGHTS_COLUMNS
+from data_pipeline.triplet_table import GROUP, NIGHTS_COLUMNS, PROMPT
 
 TABLE = "data.csv"
 PATHS = ("ref_path", "left_path", "right_path")
-KEPT = ("is_imagenet",)  # where it is there: NIGHTS' test split is reported in these two halves
+KEPT = (GROUP, PROMPT)  # where they are there
 SHORT_ROW, BAD_VOTES = "fewer fields than columns", "votes are no shares that add up to 1"
 
 
@@ -61,7 +61,7 @@ def _rows(data: bytes, where: str) -> Iterator[tuple[int, Mapping[str, str]]]:
 
 def _votes(row: Mapping[str, str]) -> tuple[float, int]:
     """(share of the right side, number of votes); raises RejectError."""
-    if any(row[column] is None for column in NIGHTS_COLUMNS):
+    if any(row.get(column, "") is None for column in (*NIGHTS_COLUMNS, *KEPT)):
         raise RejectError(SHORT_ROW)
     try:
         left, right, votes = float(row["left_vote"]), float(row["right_vote"]), int(float(row["votes"]))

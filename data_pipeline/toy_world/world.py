@@ -21,7 +21,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.toy_world.files import PARTS, write_files
 from data_pipeline.toy_world.settings import ToyWorldSettings
 
-SCHEMA = 2  # raise it with any change of the bytes, so that an old world is not taken for a new one
+SCHEMA = 3  # raise it with any change of the bytes, so that an old world is not taken for a new one
+READABLE = (2, SCHEMA)  # version 2 lacks the prompts in shards/triplets, which the one who needs them says
 _MARKER = ".partial"  # stands in a folder while its world is being written
 
 
@@ -56,7 +57,7 @@ def _is_complete(root: Path, settings: ToyWorldSettings) -> bool:
         schema, there, files = world["schema"], dict(world["settings"]), dict(world["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{root}/world.json is not the record of a toy world: {mend}") from error
-    if schema != SCHEMA:
+    if schema not in READABLE:
         raise InputError(f"{root} was written by version {schema} of the toy world, this is {SCHEMA}: {mend}")
     for name, value in asdict(settings).items():
         if there.get(name) != value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,11 @@ class Bound:
     parameter: nn.Parameter
     low: float
     high: float
+
+
+def logit_scale_bound(clip: Any, largest: float) -> Bound:
+    """exp(logit_scale) stays in [1, largest]: past 100 training is known to become unstable (Radford et al., 2.5)."""
+    return Bound(clip.logit_scale, 0.0, math.log(largest))
 
 
 class Objective(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from data_pipeline.batches import ImageTextBatch
 from pretrain.distributed import RankInfo
 from pretrain.losses import contrastive_loss
 from pretrain.models import Normalise, build_clip, load_text_tower, open_clip_export
-from pretrain.objectives.base import Bound, Objective, StepOutput
+from pretrain.objectives.base import Bound, Objective, StepOutput, logit_scale_bound
 from pretrain.recipe import ClipSettings, Recipe
 
 
@@ -27,7 +26,10 @@ class Clip(Objective):
         self.normalise = Normalise()
 
     def adopt(self, weights: Mapping[str, Tensor]) -> None:
-        """The first stage's image tower; the text tower is `text_weights`' where the recipe names one."""
+        """The whole model of the first stage: a text tower and a logit scale that it trained, too.
+
+        The text tower is `text_weights`' where the recipe names one.
+        """
         super().adopt(weights)
         self._start_text()
 
@@ -42,5 +44,4 @@ class Clip(Objective):
         return StepOutput(contrastive_loss(image, text, scale, self.ranks), {"logit_scale": scale.detach()})
 
     def bounds(self) -> list[Bound]:
-        """The scale stays in [1, max]: past 100 training is known to become unstable (Radford et al., 2.5)."""
-        return [Bound(self.model.logit_scale, 0.0, math.log(self.settings.max_logit_scale))]
+        return [logit_scale_bound(self.model, self.settings.max_logit_scale)]

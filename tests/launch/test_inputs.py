@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from data_pipeline.batches import CaptionedTripletBatch, TripletBatch
 from data_pipeline.errors import InputError
-from data_pipeline.loader import Loader
+from data_pipeline.loader import DataPosition, Loader
 from launch.inputs import build_loader, describe_data
 from pretrain.distributed import RankInfo
+from pretrain.models import tokenizer
 from pretrain.recipe_file import load_recipe
+from tests.data_pipeline.test_prompt_captions import write_prompts
 from tests.data_pipeline.test_triplets import row, write_triplets
 
 
@@ -41,3 +45,18 @@ def test_bad_settings_of_triplets_are_refused(tmp_path: Path, override: str) -> 
     """A mistyped setting would be another experiment."""
     with pytest.raises(InputError, match=override.split("=")[0].removeprefix("data.")):
         make_loader(tmp_path, override)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_prompts_are_read_where_the_text_tower_is_trained(weight: float, tmp_path: Path) -> None:
+    """The text tower would learn other sentences than the recipe's; or every first stage need prompts and read them."""
+    write_prompts(tmp_path, [f"item {i}" for i in range(8)])
+    few = ("data.batch_size=4", "data.lanes=2", "data.workers=1", f"objective.caption_weight={weight}")
+    recipe = load_recipe("pi_toy", [f"data.root={tmp_path}", *few, "data.caption='a photo of {}.'"])
+    batches = build_loader(recipe, RankInfo(), ledger=tmp_path / "bad.jsonl", pin=False).iterate(DataPosition())
+    _, batch = next(batches)
+    batches.close()
+    assert type(batch) is (CaptionedTripletBatch if weight else TripletBatch)
+    if isinstance(batch, CaptionedTripletBatch):
+        sentences = [f"a photo of item {n}." for n in batch.samples.tolist()]
+        assert torch.equal(batch.tokens, tokenizer(recipe.model)(sentences))

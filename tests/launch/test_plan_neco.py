@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_a_clips_text_tower_is_held_and_not_trained():
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("neco")])
 def test_every_neco_recipe_has_a_plan(name: str):
     """A recipe of this repository would be submitted without an estimate."""
-    whole = ["data.batch_size=24"] if load_recipe(name).data.batch_size == 6 else []
+    whole = [f"data.batch_size={math.lcm(load_recipe(name).data.batch_size, 8)}"]  # of 8 GPUs
     cluster = load_cluster("virtual" if "tiny" in name else "default")
     made = plan(load_recipe(name, whole), cluster, 1)
     assert made.line("hours", name).value > 0
@@ -184,12 +185,12 @@ def test_the_first_stage_is_planned_with_its_own_work(toy_world: Path):
 
 REFUSED = {
     "memory": (
-        ["data.batch_size=2048", "data.lanes=64"],
+        ["data.batch_size=2048", "data.lanes=64", "objective.queue=20480"],
         r"a rank needs \d+\.\d GiB, \d+\.\d of it for activations, and has 80\.0; .* objective\.checkpointing=true, or",
     ),
     "patch": (["data.local_size=96"], r"data\.local_size is 96; it must be a multiple of the patch, 14 pixels"),
     "blocks": (["objective.trainable_blocks=13"], r"trainable_blocks is 13; this backbone has 12"),
-    "no blocks": (["objective.trainable_blocks=0"], r"trainable_blocks is 0; this backbone has 12"),
+    "no blocks": (["objective.trainable_blocks=0"], r"trainable_blocks is 0; at least 1, or null for all"),
     "model": (["model=timm:vit_giant_patch14_dinov2"], r"vit_giant_patch14_dinov2: no formula .* vit_\{tiny,small"),
     "batch": (["data.batch_size=6", "data.lanes=6"], r"6, no multiple .* pass data\.batch_size=24, or other --nodes"),
 }
@@ -210,7 +211,7 @@ def test_what_cannot_run_is_refused_in_one_line(case: str, capsys: pytest.Captur
 
 def test_checkpointing_is_what_lets_it_fit():
     """The message would propose what does not help."""
-    large = ["data.batch_size=1024", "data.lanes=64"]
+    large = ["data.batch_size=1024", "data.lanes=64", "objective.queue=20480"]
     with pytest.raises(InputError, match=r"objective\.checkpointing=true"):
         _plan(LARGE, *large)
     assert _plan(LARGE, *large, "objective.checkpointing=true").line("memory a rank").value < 80
@@ -242,7 +243,7 @@ def test_a_run_that_does_not_fit_is_not_submitted(
 ):
     """It would end in its first step, after the hours in its queue."""
     seen = _submitted(monkeypatch)
-    words = [LARGE, "data.batch_size=2048", "--nodes", "1", "--run-dir", str(tmp_path / "run")]
+    words = [LARGE, "data.batch_size=2048", "objective.queue=20480", "--nodes", "1", "--run-dir", str(tmp_path / "run")]
     assert submit.main(words) == 2
     assert "of it for activations" in capsys.readouterr().err
     assert not seen

@@ -162,6 +162,51 @@ def test_published_settings_of_clip_on_yfcc15m():
     assert (recipe.checkpoint.every_epochs, recipe.evaluation.tasks) == (1, "paper29,paper2")
 
 
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("objective.caption_weight=-1", ["objective.caption_weight is -1.0", "not negative"]),
+        ("objective.caption_weight=.nan", ["objective.caption_weight is nan", "finite"]),
+        ("objective.caption_weight=.inf", ["objective.caption_weight is inf", "finite"]),
+        ("objective.features=cls", ["caption_weight is 1.0 and objective.features cls", "features=embedding"]),
+        ("objective.max_logit_scale=0.5", ["objective.max_logit_scale is 0.5", "at least 1"]),
+        ("data.caption=an image", ["data.caption is 'an image'", "{} must stand in it once"]),
+        ("data.caption='{} {}'", ["data.caption is '{} {}'", "{} must stand in it once"]),
+    ],
+)
+def test_bad_settings_of_captions_are_one_line(override: str, parts: list[str]):
+    """A first stage would diverge, train a projection that nobody reads, or learn one caption for all images."""
+    with pytest.raises(InputError) as error:
+        load_recipe("pi_toy_captions", [override])
+    assert str(error.value).startswith("pi_toy_captions: ")
+    assert all(part in str(error.value) for part in parts), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("with_captions", "without"),
+    [("pi_toy_captions", "pi_toy"), ("pi_vitb32_nights_captions", "pi_vitb32_nights")],
+)
+def test_a_first_stage_with_captions_differs_in_them_alone(with_captions: str, without: str):
+    """The control would be compared with another run than the one it is the control of."""
+    plain = ["name=x", "objective.caption_weight=0", "data.caption='{}'"]
+    assert load_recipe(with_captions, plain) == load_recipe(without, ["name=x"])
+    assert load_recipe(with_captions).objective.caption_weight == 1.0
+
+
+@pytest.mark.parametrize(
+    ("with_captions", "without", "first"),
+    [
+        ("clip_toy_captions", "clip_toy", "pi_toy_captions"),
+        ("clip_vitb32_yfcc15m_captions", "clip_vitb32_yfcc15m", "pi_vitb32_nights_captions"),
+    ],
+)
+def test_a_second_stage_with_captions_differs_in_its_first_alone(with_captions: str, without: str, first: str):
+    """The control would be compared with another run than the one it is the control of."""
+    same = ["name=x", f"init_recipe={first}"]
+    assert load_recipe(with_captions, same[:1]) == load_recipe(without, same)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["clip_toy", "--check"]])
 def test_help_and_validation_import_no_torch(arguments: list[str]):
     """A login node would wait seconds for every typing error."""

@@ -13,7 +13,7 @@ from data_pipeline.prepare.judgements import LOST_IMAGE
 from data_pipeline.prepare.nights import BAD_VOTES, SHORT_ROW
 from data_pipeline.triplets import open_triplets
 from tests.data_pipeline.conftest import solid
-from tests.data_pipeline.prepare.conftest import Prepare, prepared, rejections, samples
+from tests.data_pipeline.prepare.conftest import Prepare, prepared, rejections, samples, tree
 from tests.data_pipeline.prepare.triplets import NIGHTS_HEADER, images, nights_row, sides, table, write_nights
 
 
@@ -22,11 +22,45 @@ def test_rows_keep_their_images_and_votes(tmp_path: Path, prepare: Prepare) -> N
     rows = [nights_row(7, 3, 1, 5), nights_row(9, 5, 3, 0, left_vote=1, right_vote=0, votes=6.0, split="test")]
     prepare("nights", write_nights(tmp_path / "src", rows), tmp_path / "dst", "--shard-size", 2)
     first, second = table(tmp_path / "dst")
-    assert list(first) == ["id", "split", "left_vote", "right_vote", "votes", "ref", "left", "right", "is_imagenet"]
-    assert list(first.values()) == ["7", "train", "0.25", "0.75", "8", "0", "1", "2", "True"]
+    columns = ["id", "split", "left_vote", "right_vote", "votes", "ref", "left", "right", "is_imagenet", "prompt"]
+    assert list(first) == columns
+    assert list(first.values()) == ["7", "train", "0.25", "0.75", "8", "0", "1", "2", "True", "a, b"]
     assert [first["split"], second["split"], second["votes"], second["left_vote"]] == ["train", "test", "6", "1.0"]
     assert sides(tmp_path / "dst", first) == [solid(3), solid(1), solid(5)]
     assert sides(tmp_path / "dst", second) == [solid(5), solid(3), solid(0)]
+
+
+def test_rows_keep_their_prompts(tmp_path: Path, prepare: Prepare) -> None:
+    """The text tower would learn the prompts of other images, or of none; an empty one is no reason to lose a row."""
+    rows = [nights_row(i, i, i + 1, i + 2, prompt=p) for i, p in enumerate(("a, b", "grüner Käfer", "", "7"))]
+    source = write_nights(tmp_path / "src", rows)
+    (source / "distort" / "1.png").unlink()  # takes the first row with it
+    assert prepare("nights", source, tmp_path / "dst").code == 0
+    kept = [(row["id"], row["prompt"]) for row in table(tmp_path / "dst")]
+    assert kept == [("1", "grüner Käfer"), ("2", ""), ("3", "7")]
+
+
+def test_without_prompts_the_table_is_what_it_was(tmp_path: Path, prepare: Prepare) -> None:
+    """Prepared sets that have no prompts would change, and their users have to make them again."""
+    header = NIGHTS_HEADER.replace("prompt,", "")
+    rows = [nights_row(i, i, i + 1, i + 2, prompt="-").replace(",-,", ",") for i in range(2)]
+    assert prepare("nights", write_nights(tmp_path / "src", rows, header), tmp_path / "dst").code == 0
+    assert (tmp_path / "dst" / "triplets.csv").read_text() == (
+        "id,split,left_vote,right_vote,votes,ref,left,right,is_imagenet\n"
+        "0,train,0.25,0.75,8,0,1,2,True\n1,train,0.25,0.75,8,1,2,3,True\n"
+    )
+
+
+def test_a_prepared_set_gets_its_prompts_without_new_shards(tmp_path: Path, prepare: Prepare) -> None:
+    """Who prepared NIGHTS before its prompts were kept would have to write 58 GB again; the message says how."""
+    source = write_nights(tmp_path / "src", [nights_row(i, i, i + 1, i + 2, prompt="wasp") for i in range(3)])
+    prepare("nights", source, tmp_path / "dst")
+    whole = tree(tmp_path / "dst")
+    shard = (tmp_path / "dst" / "00000.tar").stat().st_mtime_ns
+    (tmp_path / "dst" / "triplets.csv").unlink()
+    assert prepare("nights", source, tmp_path / "dst").code == 0
+    assert tree(tmp_path / "dst") == whole
+    assert (tmp_path / "dst" / "00000.tar").stat().st_mtime_ns == shard
 
 
 def test_an_image_is_stored_once_where_it_is_first_needed(tmp_path: Path, prepare: Prepare) -> None:
@@ -70,6 +104,16 @@ def test_a_bad_row_is_left_out_and_named(tmp_path: Path, prepare: Prepare, row: 
     assert prepare("nights", source, tmp_path / "dst").code == 0
     assert rejections(tmp_path / "dst") == {"data.csv line 3": reason}
     assert [row["id"] for row in table(tmp_path / "dst")] == ["0"]
+
+
+def test_a_row_that_ends_before_its_prompt_is_left_out_and_named(tmp_path: Path, prepare: Prepare) -> None:
+    """The end of a table that was cut while it was copied would go for a row without a prompt."""
+    header = "id,left_vote,right_vote,votes,ref_path,left_path,right_path,split,prompt"
+    row = "0,0.25,0.75,8,ref/0.png,distort/1.png,distort/2.png,train"
+    source = write_nights(tmp_path / "src", [f"{row},wasp", row], header)
+    assert prepare("nights", source, tmp_path / "dst").code == 0
+    assert rejections(tmp_path / "dst") == {"data.csv line 3": SHORT_ROW}
+    assert [row["prompt"] for row in table(tmp_path / "dst")] == ["wasp"]
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "ref/link.png", "{tmp}/secret.png", ""])
@@ -123,7 +167,7 @@ def test_materials_are_stored_once(tmp_path: Path, prepare: Prepare, real_data: 
         wanted = list(csv.DictReader(file))
     every = images(tmp_path / "dst")
     for row, was in zip(found[::97], wanted[::97], strict=True):
-        assert float(row["right_vote"]) == float(was["right_vote"])
+        assert (float(row["right_vote"]), row["prompt"]) == (float(was["right_vote"]), was["prompt"])
         for side in ("ref", "left", "right"):
             assert every[int(row[side])] == (source / was[f"{side}_path"]).read_bytes()
 

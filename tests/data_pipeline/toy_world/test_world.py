@@ -1,5 +1,6 @@
 """The folder of a toy world as a whole: its bytes, its record, who may write it when; the command line."""
 
+import csv
 import hashlib
 import itertools
 import json
@@ -14,8 +15,10 @@ import pytest
 from data_pipeline.errors import InputError
 from data_pipeline.toy_world import samples
 from data_pipeline.toy_world.render import render
+from data_pipeline.toy_world.scene import SHAPES
 from data_pipeline.toy_world.settings import TINY, ToyWorldSettings
 from data_pipeline.toy_world.world import main, make_toy_world
+from tests.support.toy_worlds import older_world
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -82,6 +85,23 @@ def test_damaged_world_is_refused(toy_world: Path, tmp_path: Path, damage: Any, 
     damage(root)
     with pytest.raises(InputError, match=message):
         make_toy_world(root, TINY)
+
+
+def test_the_prompts_of_triplets_are_in_their_shards(toy_world: Path) -> None:
+    """If it fails, no text tower can be trained on the toy triplets, or it learns the prompts of other images."""
+    with (toy_world / "triplets/data.csv").open(newline="") as file:
+        wanted = {row["id"]: row["prompt"] for row in csv.DictReader(file)}
+    with (toy_world / "shards/triplets/triplets.csv").open(newline="") as file:
+        assert {row["id"]: row["prompt"] for row in csv.DictReader(file)} == wanted
+    assert set(wanted.values()) <= set(SHAPES)
+
+
+def test_a_world_from_before_the_prompts_is_still_read(toy_world: Path, tmp_path: Path) -> None:
+    """If it fails, everybody who pulls this version has to delete data that every older recipe can use."""
+    root = older_world(toy_world, tmp_path / "world")
+    before = contents(root)
+    assert make_toy_world(root, TINY) == root
+    assert contents(root) == before
 
 
 def test_interrupted_generation_starts_over(toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
