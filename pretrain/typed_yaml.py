@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, TupleConfig
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from data_pipeline.errors import InputError
@@ -50,6 +50,8 @@ def merge(name: str, schema: DictConfig, layers: Sequence[DictConfig], hidden: S
     except InterpolationResolutionError as error:
         raise InputError(f"{name}: {error.full_key}: {_unresolved(error, str(error.full_key))}") from None
     except OmegaConfBaseException as error:
+        if wrong := _wrong_length(schema, layers):  # the one error that does not name its key
+            raise InputError(f"{name}: {wrong}") from None
         raise InputError(f"{name}: {error.full_key or 'value'}: {_first_line(error)}") from None
 
 
@@ -68,6 +70,16 @@ def _nearest(schema: DictConfig, key: Any, hidden: Sequence[str]) -> str:
     sections = {path.rsplit(".", 1)[0] for path in keys if "." in path}
     near = difflib.get_close_matches(str(key), [*keys, *sections], n=1, cutoff=0.4)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _wrong_length(schema: DictConfig, layers: Sequence[DictConfig]) -> str:
+    """Which list of a layer is longer or shorter than the schema's; empty: none."""
+    for layer in reversed(layers):
+        for path, value in leaves(OmegaConf.to_container(layer)):
+            known = OmegaConf.select(schema, path)
+            if isinstance(known, TupleConfig) and isinstance(value, list) and len(value) != len(known):
+                return f"{path} has {len(value)} values; it must have {len(known)}"
+    return ""
 
 
 def _unresolved(error: Exception, key: str) -> str:

@@ -71,6 +71,7 @@ def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Path):
         ("data.prefetch=-1", ["data.prefetch is -1"]),
         ("schedule.warmup=-5", ["schedule.warmup is -5"]),
         ("data.crop_scale=[2.0,3.0]", ["data.crop_scale is [2.0, 3.0]"]),
+        ("data.crop_scale=[0.5]", ["data.crop_scale has 1 values; it must have 2"]),
         ("evaluation.batch_size=0", ["evaluation.batch_size is 0"]),
         ("schedule.epochs={", ["schedule.epochs={", "no YAML"]),
         ("noequals", ["key=value"]),
