@@ -49,8 +49,8 @@ def load_perceptual(
         distance(image, other)  # (1,) tensor in [0, 2]
 
     model: a directory with perceptual.json, which says what is compared; or what `load_vision` takes.
-    features: cls, the class token behind the last norm (the default); embedding, what the model itself gives for an
-    image; cls_patch, the class token and the mean of the patch tokens, one after the other (arXiv 2410.10817). An
+    features: cls, the class token before the last norm (the default); embedding, what the model itself gives for an
+    image; cls_patch, the class token and the mean of the patch tokens, before the norm, too (arXiv 2410.10817). An
     aligned model has its own. mean_centre: see `PerceptualModel`. image_size: pixels of a side, instead of the model's
     own. Raises InputError for what cannot be found, loaded or compared so.
     """
@@ -195,7 +195,7 @@ class _Member:
             found = self.vision.embed(images)
             return _centred(found) if centre else found
         vit = self.vision.require_tokens()
-        tokens = vit.of(images)
+        tokens = vit.before_norm(images)
         tokens = _centred(tokens) if centre else tokens
         if self.features == "cls":
             return tokens[:, 0]

@@ -17,7 +17,7 @@ from data_pipeline.errors import InputError
 
 Features = Literal["cls", "embedding", "cls_patch"]
 
-DESCRIPTION_FILE, HEAD_FILE, SCHEMA = "perceptual.json", "head.safetensors", 1
+DESCRIPTION_FILE, HEAD_FILE, SCHEMA = "perceptual.json", "head.safetensors", 2
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def read_description(path: Path) -> Description:
     except ValueError as error:
         raise InputError(f"{where}: no JSON ({error}); export the model again") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise InputError(f"{where}: no description of schema {SCHEMA}; export the model again")
+        told = f"{where}: no description of schema {SCHEMA}"
+        raise InputError(f"{told}; align the model again (in schema 1 tokens were read after the last norm)")
     try:
         members = tuple(_described(one) for one in data["members"])
         head = data["head"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Tokens:
     """How a vision transformer gives its tokens; N = H/p * W/p patches in rows, after P tokens that are none."""
 
     of: Callable[[Tensor], Tensor]  # (B, 3, H, W) -> (B, P + N, D), behind the last layer and its norm
+    before_norm: Callable[[Tensor], Tensor]  # the same without the norm
     prefix: int  # P: class, distillation and register tokens
     has_class: bool  # whether the first of all is a class token
     patch_size: int  # p, in pixels
@@ -142,7 +144,15 @@ def _timm_tokens(module: Any, name: str) -> Tokens | None:
     if not hasattr(module, "num_prefix_tokens") or not hasattr(module, "patch_embed"):
         return None
     patch, has_class = _square(name, module.patch_embed.patch_size), getattr(module, "cls_token", None) is not None
-    return Tokens(module.forward_features, module.num_prefix_tokens, has_class, patch, module.num_features)
+    last = partial(_timm_last_block, module)
+    return Tokens(module.forward_features, last, module.num_prefix_tokens, has_class, patch, module.num_features)
+
+
+def _timm_last_block(module: Any, images: Tensor) -> Tensor:
+    """(B, P + N, D), for P > 0."""
+    options = {"output_fmt": "NLC", "intermediates_only": True, "return_prefix_tokens": True}
+    patches, prefix = module.forward_intermediates(images, indices=1, norm=False, **options)[0]
+    return torch.cat((prefix, patches), dim=1)
 
 
 def _open_clip_directory(path: Path) -> Vision:
@@ -164,7 +174,9 @@ def _open_clip_directory(path: Path) -> Vision:
     if not isinstance(tower, VisionTransformer) or tower.attn_pool is not None or tower.pool_type == "none":
         return Vision(model.eval(), str(path), identity, *about, model.encode_image, None)
     vit = _OpenClipVit(tower)
-    tokens = Tokens(vit.tokens, 1, True, _square(str(path), tower.patch_size), tower.conv1.out_channels)
+    tokens = Tokens(
+        vit.tokens, vit.before_norm, 1, True, _square(str(path), tower.patch_size), tower.conv1.out_channels
+    )
     return Vision(vit, str(path), identity, *about, vit.embed, tokens)
 
 
@@ -178,6 +190,9 @@ class _OpenClipVit(torch.nn.Module):
     def tokens(self, images: Tensor) -> Tensor:
         """(B, 1 + N, D): the class token, then the patches."""
         return self._at_size_of(images, "tokens")
+
+    def before_norm(self, images: Tensor) -> Tensor:
+        return self._at_size_of(images, "before norm")
 
     def embed(self, images: Tensor) -> Tensor:
         return self._at_size_of(images, "embedding")
@@ -194,7 +209,7 @@ class _OpenClipVit(torch.nn.Module):
         found = self.tower.forward_intermediates(
             images,
             indices=1,
-            normalize_intermediates=True,
+            normalize_intermediates=kind == "tokens",
             intermediates_only=True,
             output_fmt="NLC",
             output_extra_tokens=True,

@@ -15,9 +15,10 @@ from pretrain.recipe import Features
 def image_features(backbone: Backbone, module: Any, images: Tensor, kind: Features) -> Tensor:
     """(B, 3, S, S) normalised -> (B, D), or (B, 2 D) for cls_patch.
 
-    cls: the class token after the last norm. embedding: what the model itself gives for an image, such as CLIP's
-    projected vector. cls_patch: the class token and the mean of the patch tokens, one after the other (2410.10817);
-    register tokens are in neither. module: the backbone's own, or a copy of it.
+    cls: the class token behind the last block, before the last norm, as the published code reads it. embedding: what
+    the model itself gives for an image, such as CLIP's projected vector. cls_patch: the class token and the mean of the
+    patch tokens, one after the other, before the norm, too (2410.10817); register tokens are in neither. module: the
+    backbone's own, or a copy of it.
     """
     of = timm_features if isinstance(backbone, TimmBackbone) else clip_features
     return of(module, images, kind)
@@ -25,13 +26,14 @@ def image_features(backbone: Backbone, module: Any, images: Tensor, kind: Featur
 
 def timm_features(module: Any, images: Tensor, kind: Features) -> Tensor:
     """`image_features` of a vision transformer of timm. InputError where it has no class token."""
-    tokens = module.forward_features(images)
     if kind == "embedding":
-        embedding: Tensor = module.forward_head(tokens)
+        embedding: Tensor = module(images)
         return embedding
     if module.cls_token is None:
         raise InputError("objective.features: this model has no class token; pass objective.features=embedding")
-    return _joined(tokens[:, 0], tokens[:, module.num_prefix_tokens :], kind)
+    options = {"output_fmt": "NLC", "intermediates_only": True, "return_prefix_tokens": True}
+    patches, prefix = module.forward_intermediates(images, indices=1, norm=False, **options)[0]
+    return _joined(prefix[:, 0], patches, kind)
 
 
 def clip_features(clip: Any, images: Tensor, kind: Features) -> Tensor:
@@ -42,7 +44,7 @@ def clip_features(clip: Any, images: Tensor, kind: Features) -> Tensor:
     found = clip.visual.forward_intermediates(
         images,
         indices=1,
-        normalize_intermediates=True,
+        normalize_intermediates=False,
         intermediates_only=True,
         output_fmt="NLC",
         output_extra_tokens=True,

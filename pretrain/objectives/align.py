@@ -21,7 +21,7 @@ from pretrain.losses import cosine_distance, triplet_hinge, two_afc
 from pretrain.objectives.base import Objective, StepOutput
 from pretrain.recipe import AlignMember, AlignSettings, Recipe
 
-SCHEMA = 1
+SCHEMA = 2  # of perceptual.json; in 1, class tokens and patches were read after the last norm
 
 
 class Align(Objective):
