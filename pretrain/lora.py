@@ -19,6 +19,7 @@ from data_pipeline.errors import InputError
 from pretrain.recipe import LoraSettings
 
 TARGETS = r"(.*\.)?attn\.qkv"
+CLIP_TARGETS = r"(.*\.)?visual\.transformer\.resblocks\.\d+\.attn"  # nn.MultiheadAttention, in stock open_clip
 _NAME, _BASE, _MATRICES = "default", ".base_layer.", ("lora_A", "lora_B")
 _RENAMED = {".attn.qkv.weight": ".attn.in_proj_weight", ".attn.qkv.bias": ".attn.in_proj_bias"}
 _RENAMED |= {f".attn.proj.{kind}": f".attn.out_proj.{kind}" for kind in ("weight", "bias")}
@@ -86,18 +87,36 @@ def load_base(module: nn.Module, weights: dict[str, Tensor]) -> None:
     module.load_state_dict({**named, **adapters}, strict=True)
 
 
-def adapter_files(module: nn.Module, settings: LoraSettings) -> dict[str, bytes]:
-    """adapter_config.json and adapter_model.safetensors, which peft loads around the bare model."""
+def adapter_files(module: nn.Module, settings: LoraSettings, *, clip: bool = False) -> dict[str, bytes]:
+    """adapter_config.json and adapter_model.safetensors, which peft loads around the bare model of timm or open_clip.
+
+    clip: whether the module went through `split_attention`. Around the stock nn.MultiheadAttention peft adapts the
+    projection of the outputs, too, whose matrices are zero here, and takes no dropout, which counts in training alone.
+    """
     tensors = {
         f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": tensor.detach().cpu().contiguous()
         for name, tensor in module.state_dict().items()
         if "lora_" in name
     }
     config = {**_config(settings).to_dict(), "inference_mode": True}
+    if clip:
+        tensors = _around_attention(tensors)
+        config |= {"target_modules": CLIP_TARGETS, "lora_dropout": 0.0}
     return {
         "adapter_config.json": json.dumps(config, indent=2, sort_keys=True, default=_plain).encode(),
         "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
     }
+
+
+def _around_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices of `attn.qkv` as peft names them around nn.MultiheadAttention."""
+    named = {name.replace(".attn.qkv.", ".attn."): tensor for name, tensor in tensors.items()}
+    for name, tensor in list(named.items()):
+        if name.endswith(".attn.lora_A.weight"):  # (r, D)
+            outputs = name.removesuffix("lora_A.weight") + "base_layer.out_proj"
+            named[f"{outputs}.lora_A.weight"] = torch.zeros_like(tensor)
+            named[f"{outputs}.lora_B.weight"] = torch.zeros_like(tensor).T.contiguous()
+    return named
 
 
 def as_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:

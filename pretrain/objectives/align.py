@@ -94,7 +94,8 @@ class Align(Objective):
             files[folder + form.config_file.removeprefix(f"{EXPORT}/")] = form.config.encode()
             files[folder + form.weights_file.removeprefix(f"{EXPORT}/")] = self._bare_state(number)
             if self.settings.tune == "lora":
-                adapter = adapter_files(self.model[number], self.settings.lora)
+                clip = isinstance(self.backbones[number], ClipBackbone)
+                adapter = adapter_files(self.model[number], self.settings.lora, clip=clip)
                 files |= {f"{folder}adapter/{name}": data for name, data in adapter.items()}
         return files
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from data_pipeline.loader import DataPosition
 from pretrain.checkpoint import Checkpoint, gather_tensors, load_checkpoint, load_weights, save_checkpoint
 from pretrain.distributed import RankInfo
 from pretrain.engine import build_engine
+from pretrain.models import build_clip
 from pretrain.objectives.align import Align, FeatureHead
 from pretrain.recipe import Recipe
 from pretrain.recipe_file import load_recipe
@@ -155,6 +157,22 @@ def test_stock_open_clip_loads_an_aligned_clip(tmp_path: Path) -> None:
     assert all(".visual." in name and "lora_" in name for name in names)
 
 
+def test_stock_peft_adapts_a_stock_clip(tmp_path: Path) -> None:
+    """The adapter of a CLIP would fit nothing but this program's own attention."""
+    settings = recipe(model=TINY_CLIP)
+    objective, engine = trained(settings)
+    export = _saved(engine, tmp_path).export
+    base = build_clip(TINY_CLIP, settings.seed).eval()
+    adapted = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(export / "adapter")).eval()
+    pixels = (triplets().reference.float() - objective.mean_0) / objective.std_0
+    with torch.no_grad():
+        own = objective.eval().model[0].encode_image(pixels)
+        assert torch.allclose(own, adapted.base_model.model.encode_image(pixels), atol=1e-5)
+        assert not torch.allclose(own, base.encode_image(pixels), atol=1e-3), "nothing was learnt"
+        merged = adapted.merge_and_unload()
+        assert torch.allclose(own, merged.encode_image(pixels), atol=1e-5)
+
+
 @pytest.mark.parametrize("model", ["timm:test_vit", TINY_CLIP])
 @pytest.mark.parametrize("tune", ["lora", "full", "head"])
 def test_a_resumed_run_is_the_same_run(tune: str, model: str, tmp_path: Path) -> None:
@@ -202,8 +220,11 @@ def test_an_ensemble_is_its_members_in_a_row(tmp_path: Path) -> None:
     head = FeatureHead(objective.width, 8)
     head.load_state_dict(load_file(checkpoint.export / "head.safetensors"))
     images = triplets().reference
+    seen: list[Tensor] = []
+    first.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        a = first.forward_features((images.float() - objective.mean_0) / objective.std_0)[:, 0]
+        first((images.float() - objective.mean_0) / objective.std_0)
+        a = seen[0][:, 0]
         b = second.encode_image((images.float() - objective.mean_1) / objective.std_1)
         expected = head(torch.cat((a, b), dim=1))
         assert torch.allclose(objective.eval().features(images), expected, atol=1e-4)
