@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.reader import Members, Origin, ReadCounters, SampleError
+from data_pipeline.triplet_fields import shown
 
 NAMED = 5  # missing files in a message
 
@@ -19,8 +21,8 @@ class ImageFiles:
 
     def __init__(self, root: Path, paths: Sequence[str]) -> None:
         self.root, self.paths = root, paths
-        if missing := [path for path in paths if not (root / path).is_file()]:
-            named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+        if missing := [path for path in paths if not _is_file(root / path)]:
+            named = ", ".join(map(shown, missing[:NAMED])) + (", ..." if len(missing) > NAMED else "")
             told = f"{root / 'data.csv'}: {len(missing):,} of its {len(paths):,} images are not there: {named}"
             raise InputError(f"{told}; unpack the archive again, or remove their rows")
         self._counters, self._lock = ReadCounters(), threading.Lock()
@@ -49,3 +51,13 @@ class ImageFiles:
             held = self._counters
             self._counters = ReadCounters(held.bytes + len(data), held.reads + 1)
         return {Path(path).suffix.lower().lstrip("."): data}
+
+
+def _is_file(path: Path) -> bool:
+    """A name that is longer than the file system takes is the name of no file."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False

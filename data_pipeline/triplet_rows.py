@@ -9,9 +9,11 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.randomness import Stream, permutation
+from data_pipeline.triplet_fields import shown
 from data_pipeline.triplet_table import TripletTable, select_rows
 
 Ties = Literal["drop", "refuse"]
+NAMED = 8  # other splits in the log; a column that is no split has as many as rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class ChosenRows:
     few_votes: int
     ties: int
     beyond_share: int
+    other_splits: tuple[tuple[str, int], ...] = ()  # (name, rows): "trian" would take rows with it unseen
 
     @property
     def dropped(self) -> int:
@@ -50,17 +53,27 @@ def choose_rows(table: TripletTable, choice: RowChoice) -> ChosenRows:
     part = max(1, round(choice.share * len(rows)))
     chosen = np.sort(rows[permutation(len(rows), choice.seed, Stream.SHARE)[:part]])
     few = int(table.of_split(choice.split).sum()) - len(voted)
-    return ChosenRows(chosen, few, tied, len(rows) - part)
+    return ChosenRows(chosen, few, tied, len(rows) - part, table.other_splits(choice.split))
 
 
 def describe(choice: RowChoice, chosen: ChosenRows) -> str:
-    """How many rows are read, and how many are left out for which reason; reasons that hold for none are left out."""
+    """How many rows are read, how many are left out for which reason, and how many stand in other splits; in one line.
+
+    Reasons that hold for none are left out.
+    """
     reasons = [
         (chosen.few_votes, f"with fewer than {choice.min_votes} votes"),
         (chosen.ties, "with equal votes"),
         (chosen.beyond_share, f"beyond a share of {choice.share:g}"),
     ]
     kept, every = len(chosen.rows), len(chosen.rows) + chosen.dropped
-    text = f"{kept:,} of {every:,} triplets of split {choice.split!r}"
+    text = f"{kept:,} of {every:,} triplets of split {choice.split!r}{_others(chosen.other_splits)}"
     dropped = [f"{number:,} {reason}" for number, reason in reasons if number]
     return text + (f", without {', '.join(dropped)}" if dropped else "")
+
+
+def _others(splits: tuple[tuple[str, int], ...]) -> str:
+    """In brackets; nothing where there is no other split."""
+    named = [f"{shown(name)} {rows:,}" for name, rows in splits[:NAMED]]
+    more = [f"and {len(splits) - NAMED:,} more"] if len(splits) > NAMED else []
+    return f" (other splits: {', '.join(named + more)})" if named else ""

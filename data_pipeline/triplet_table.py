@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +11,22 @@ import numpy as np
 
 from data_pipeline.errors import InputError
 from data_pipeline.shards import Store
+from data_pipeline.triplet_fields import (
+    GROUP,
+    OPTIONAL,
+    PROMPT,
+    check_columns,
+    check_paths,
+    csv_lines,
+    parse_group,
+    parse_votes,
+    shown,
+)
 
 TABLE = "triplets.csv"
 COLUMNS = ("split", "left_vote", "right_vote", "votes", "id", "ref", "left", "right")  # found by name, in any order
 NIGHTS_COLUMNS = (*COLUMNS[:5], "ref_path", "left_path", "right_path")
-GROUP = "is_imagenet"  # a column that may be missing: NIGHTS' test split is reported in these two halves
-GROUPS = ("no_imagenet", "imagenet")
-PROMPT = "prompt"  # another one: what the three images were generated from
-OPTIONAL = (GROUP, PROMPT)
-_TRUTH = {"false": 0, "true": 1, "0": 0, "1": 1}
+GROUPS = ("no_imagenet", "imagenet")  # what parse_group tells apart
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,15 @@ class TripletTable:
     def of_split(self, name: str) -> np.ndarray:
         """(n,) bool; raises InputError for a split that is not there."""
         if name not in self.split_names:
-            known = ", ".join(sorted(self.split_names)) or "no rows"
+            known = ", ".join(map(shown, sorted(self.split_names))) or "no rows"
             raise InputError(f"{self.where}: no split {name!r}; it has {known}")
         return self.split == self.split_names.index(name)
+
+    def other_splits(self, name: str) -> tuple[tuple[str, int], ...]:
+        """(name, rows) of every split but this one, large ones first."""
+        rows = np.bincount(self.split, minlength=len(self.split_names)).tolist()
+        others = [(other, count) for other, count in zip(self.split_names, rows, strict=True) if other != name]
+        return tuple(sorted(others, key=lambda other: -other[1]))
 
 
 @dataclass(frozen=True)
@@ -71,16 +82,21 @@ def read_table(store: Store, samples: int) -> TripletTable:
     if size is None:
         raise InputError(f"{where}: not there; write the triplets with python -m data_pipeline.prepare")
     rows = _rows(store.read(TABLE, 0, size), where, COLUMNS)
-    return _parse(rows, lambda row, line: _numbers(row[5:8], samples, line))
+    return _parse(rows, lambda sides: _numbers(sides, samples))
 
 
 def read_nights(root: Path) -> NightsFolder:
     """data.csv of a folder in NIGHTS' layout; its paths are relative to the folder and stay inside."""
     rows = _rows((root / "data.csv").read_bytes(), str(root / "data.csv"), NIGHTS_COLUMNS)
     rows = replace(rows, fields=list(rows.fields))
-    paths = sorted({path for number, row in rows.fields for path in _paths(row[5:8], rows.line(number))})
+    paths = sorted({path for _, row in rows.fields for path in row[5:8]})
     place = {path: n for n, path in enumerate(paths)}
-    return NightsFolder(_parse(rows, lambda row, line: [place[path] for path in row[5:8]]), paths)
+
+    def images(sides: Row) -> list[int]:
+        check_paths(sides)
+        return [place[path] for path in sides]
+
+    return NightsFolder(_parse(rows, images), paths)
 
 
 Row = Sequence[str]  # in the order of COLUMNS, and behind them the columns of OPTIONAL that the table has
@@ -92,10 +108,6 @@ class _Rows:
     optional: Sequence[str]  # those of OPTIONAL that are there
     fields: Iterable[tuple[int, Row]]  # with the number of its line
 
-    def line(self, number: int) -> str:
-        """For messages."""
-        return f"{self.where}: line {number}"
-
     def place(self, column: str) -> int | None:
         """Of an optional column in a Row."""
         return len(COLUMNS) + self.optional.index(column) if column in self.optional else None
@@ -103,11 +115,9 @@ class _Rows:
 
 def _rows(data: bytes, where: str, columns: Sequence[str]) -> _Rows:
     """The fields of every row in the order of `columns`, and then of OPTIONAL."""
-    lines = _lines(data, where)
+    lines = csv_lines(data, where)
     _, header = next(lines, (0, []))
-    missing = [c for c in columns if c not in header]
-    if missing:
-        raise InputError(f"{where}: lacks the columns {', '.join(missing)}")
+    check_columns(header, columns, where)
     optional = [c for c in OPTIONAL if c in header]
     places = [header.index(c) for c in (*columns, *optional)]
 
@@ -121,20 +131,7 @@ def _rows(data: bytes, where: str, columns: Sequence[str]) -> _Rows:
     return _Rows(where, optional, fields())
 
 
-def _lines(data: bytes, where: str) -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, fields) of every row, that of the header too."""
-    try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8"), newline=""))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    try:
-        for fields in reader:
-            yield reader.line_num, fields
-    except csv.Error as error:  # a quote that nobody closes takes the rest of the file for one field
-        raise InputError(f"{where}: line {reader.line_num}: no CSV ({error})") from None
-
-
-def _parse(rows: _Rows, images_of: Callable[[Row, str], Sequence[int]]) -> TripletTable:
+def _parse(rows: _Rows, images_of: Callable[[Row], Sequence[int]]) -> TripletTable:
     """Compact arrays as they come: THINGS has 4.7 million rows."""
     names: dict[str, int] = {}
     texts: dict[str, int] = {}
@@ -142,14 +139,16 @@ def _parse(rows: _Rows, images_of: Callable[[Row, str], Sequence[int]]) -> Tripl
     prompt, lines = array("i"), array("i")
     group_at, prompt_at = rows.place(GROUP), rows.place(PROMPT)
     for number, row in rows.fields:
-        line = rows.line(number)
-        right_vote, voters = _votes(row, line)
+        try:
+            right_vote, voters = parse_votes(*row[1:4])
+            images.extend(images_of(row[5:8]))
+            if group_at is not None:
+                group.append(parse_group(row[group_at]))
+        except InputError as error:
+            raise InputError(f"{rows.where}: line {number}: {error}") from None
         split.append(names.setdefault(row[0], len(names)))
         share.append(right_vote)
         votes.append(voters)
-        images.extend(images_of(row, line))
-        if group_at is not None:
-            group.append(_group(row[group_at], line))
         if prompt_at is not None:
             prompt.append(texts.setdefault(row[prompt_at].strip(), len(texts)))
             lines.append(number)
@@ -160,35 +159,11 @@ def _parse(rows: _Rows, images_of: Callable[[Row, str], Sequence[int]]) -> Tripl
     return TripletTable(tuple(names), *arrays, rows.where, extra[0], extra[1], tuple(texts), extra[2])
 
 
-def _votes(row: Row, line: str) -> tuple[float, int]:
-    try:
-        right_vote, votes = float(row[2]), int(float(row[3]))
-    except (OverflowError, ValueError):
-        raise InputError(f"{line}: right_vote or votes is no number") from None
-    if not 0 <= right_vote <= 1:
-        raise InputError(f"{line}: right_vote is {right_vote}, outside [0, 1]")
-    return right_vote, votes
-
-
-def _group(text: str, line: str) -> int:
-    try:
-        return _TRUTH[text.strip().lower()]
-    except KeyError:
-        raise InputError(f"{line}: {GROUP} is {text!r:.40}; must be True or False") from None
-
-
-def _numbers(sides: Row, samples: int, line: str) -> list[int]:
+def _numbers(sides: Row, samples: int) -> list[int]:
     try:
         numbers = [int(side) for side in sides]
     except ValueError:
-        raise InputError(f"{line}: ref, left or right is no sample number") from None
+        raise InputError("ref, left or right is no sample number") from None
     if not all(0 <= number < samples for number in numbers):
-        raise InputError(f"{line}: names a sample that is not there; the shards hold {samples}")
+        raise InputError(f"names a sample that is not there; the shards hold {samples}")
     return numbers
-
-
-def _paths(sides: Row, line: str) -> Row:
-    for path in sides:
-        if not path or Path(path).is_absolute() or ".." in Path(path).parts:
-            raise InputError(f"{line}: path {path!r} must be relative and stay inside the folder")
-    return sides

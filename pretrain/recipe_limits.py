@@ -6,8 +6,9 @@ import math
 
 from data_pipeline.caption_template import check_template
 from data_pipeline.errors import InputError
+from pretrain.align_limits import align_problems
 from pretrain.neco_limits import neco_problems
-from pretrain.recipe import AlignSettings, NecoSettings, PerceptualInitSettings, Recipe, TripletSettings
+from pretrain.recipe import NecoSettings, PerceptualInitSettings, Recipe, TripletSettings
 
 
 def check_limits(recipe: Recipe) -> None:
@@ -45,12 +46,11 @@ def check_limits(recipe: Recipe) -> None:
         data.batch_size % unit == 0,
         f"data.batch_size is {data.batch_size}; it must be a multiple of data.accumulation * data.lanes = {unit}",
     )
-    _check_align(recipe)
     _check_captions(recipe)
-    if isinstance(recipe.objective, NecoSettings):
-        for problem in neco_problems(recipe):
-            _require(recipe, False, problem)
-    _require(recipe, recipe.optimizer.lr > 0, f"optimizer.lr is {recipe.optimizer.lr}; it must be positive")
+    neco = neco_problems(recipe) if isinstance(recipe.objective, NecoSettings) else ()
+    for problem in (*align_problems(recipe), *neco):
+        _require(recipe, False, problem)
+    _check_optimizer(recipe)
     _require(
         recipe,
         recipe.init == "random" or bool(recipe.init_recipe or recipe.init_checkpoint),
@@ -58,20 +58,15 @@ def check_limits(recipe: Recipe) -> None:
     )
 
 
-def _check_align(recipe: Recipe) -> None:
-    settings = recipe.objective
-    if not isinstance(settings, AlignSettings):
-        return
-    _require(
-        recipe,
-        settings.tune != "head" or settings.head_hidden is not None,
-        "objective.tune is head, so objective.head_hidden must be set, e.g. 512",
-    )
-    size = settings.image_size
-    _require(recipe, size >= 1, f"objective.image_size is {size}; it must be at least 1")
-    rank, dropout = settings.lora.rank, settings.lora.dropout
-    _require(recipe, rank >= 1, f"objective.lora.rank is {rank}; it must be at least 1")
-    _require(recipe, 0 <= dropout < 1, f"objective.lora.dropout is {dropout}; it must lie in [0, 1)")
+def _check_optimizer(recipe: Recipe) -> None:
+    optimizer = recipe.optimizer
+    for key, value in {"lr": optimizer.lr, "eps": optimizer.eps}.items():
+        _require(recipe, 0 < value < math.inf, f"optimizer.{key} is {value}; it must be positive and finite")
+    for key, decay in {"weight_decay": optimizer.weight_decay, "weight_decay_end": optimizer.weight_decay_end}.items():
+        allowed = decay is None or 0 <= decay < math.inf
+        _require(recipe, allowed, f"optimizer.{key} is {decay}; it must be finite and not negative")
+    betas = list(optimizer.betas)
+    _require(recipe, all(0 <= beta < 1 for beta in betas), f"optimizer.betas is {betas}; both must lie in [0, 1)")
 
 
 def _check_captions(recipe: Recipe) -> None:

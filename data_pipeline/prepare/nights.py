@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipeline.errors import InputError
@@ -15,12 +13,21 @@ from data_pipeline.prepare.job import Fingerprint
 from data_pipeline.prepare.judgements import JudgementList
 from data_pipeline.prepare.outcome import RejectError
 from data_pipeline.prepare.triplet_shards import TripletShards, triplet_shards
-from data_pipeline.triplet_table import GROUP, NIGHTS_COLUMNS, PROMPT
+from data_pipeline.triplet_fields import (
+    GROUP,
+    OPTIONAL,
+    check_columns,
+    check_paths,
+    csv_lines,
+    parse_group,
+    parse_votes,
+)
+from data_pipeline.triplet_table import NIGHTS_COLUMNS
 
 TABLE = "data.csv"
 PATHS = ("ref_path", "left_path", "right_path")
-KEPT = (GROUP, PROMPT)  # where they are there
-SHORT_ROW, BAD_VOTES = "fewer fields than columns", "votes are no shares that add up to 1"
+RAGGED_ROW, BAD_VOTES = "not as many fields as columns", "votes are no shares that add up to 1"
+BAD_PATH, BAD_GROUP = "path is not relative, leads outside, or has a line break", f"{GROUP} is neither True nor False"
 
 
 def open_nights(root: Path, rules: ImageRules, shard_size: int, threads: int) -> TripletShards:
@@ -30,13 +37,14 @@ def open_nights(root: Path, rules: ImageRules, shard_size: int, threads: int) ->
     except RejectError as error:
         where = f"{root / TABLE}: {error.reason}"
         raise InputError(f"{where}; expected NIGHTS' layout, data.csv beside the folders that it names") from None
+    lines = csv_lines(data, str(root / TABLE))
+    _, header = next(lines, (0, []))
+    check_columns(header, NIGHTS_COLUMNS, str(root / TABLE))
     rows, rejected, items = JudgementList(), [], 0
-    for line, row in _rows(data, str(root / TABLE)):
+    for line, fields in lines:
         items += 1
         try:
-            share, votes = _votes(row)
-            paths, extra = [row[column] for column in PATHS], {column: row[column] for column in KEPT if column in row}
-            rows.add(row["id"], row["split"], share, votes, paths, extra)
+            _add(rows, header, fields)
         except RejectError as error:
             rejected.append(error.at(f"{TABLE} line {line}"))
     source = Fingerprint(items, hashlib.sha256(data).hexdigest())
@@ -45,28 +53,27 @@ def open_nights(root: Path, rules: ImageRules, shard_size: int, threads: int) ->
     )
 
 
-def _rows(data: bytes, where: str) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """(number of its last line, fields by column) of every row."""
+def _add(rows: JudgementList, header: Sequence[str], fields: Sequence[str]) -> None:
+    """Raises RejectError for the rows that training on the folder itself refuses."""
+    if len(fields) != len(header):
+        raise RejectError(RAGGED_ROW, f"{len(fields)} fields, {len(header)} columns")
+    row = dict(zip(header, fields, strict=True))
+    share, votes = _votes(row)
+    paths, extra = [row[column] for column in PATHS], {column: row[column] for column in OPTIONAL if column in row}
     try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        if missing := [c for c in NIGHTS_COLUMNS if c not in (reader.fieldnames or ())]:
-            raise InputError(f"{where}: lacks the columns {', '.join(missing)} of NIGHTS' table")
-        for row in reader:
-            yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{where}: line {reader.line_num}: no CSV ({error})") from None
+        check_paths(paths)
+    except InputError as error:
+        raise RejectError(BAD_PATH, str(error)) from None
+    try:
+        parse_group(row.get(GROUP, "True"))
+    except InputError as error:
+        raise RejectError(BAD_GROUP, str(error)) from None
+    rows.add(row["id"], row["split"], share, votes, paths, extra)
 
 
 def _votes(row: Mapping[str, str]) -> tuple[float, int]:
     """(share of the right side, number of votes); raises RejectError."""
-    if any(row.get(column, "") is None for column in (*NIGHTS_COLUMNS, *KEPT)):
-        raise RejectError(SHORT_ROW)
     try:
-        left, right, votes = float(row["left_vote"]), float(row["right_vote"]), int(float(row["votes"]))
-    except (OverflowError, ValueError):
-        raise RejectError(BAD_VOTES, f"{row['left_vote']!r}, {row['right_vote']!r}, {row['votes']!r}") from None
-    if not (0 <= right <= 1 and abs(left + right - 1) < 1e-6 and votes >= 0):
-        raise RejectError(BAD_VOTES, f"{left}, {right}, {votes}")
-    return right, votes
+        return parse_votes(row["left_vote"], row["right_vote"], row["votes"])
+    except InputError as error:
+        raise RejectError(BAD_VOTES, str(error)) from None

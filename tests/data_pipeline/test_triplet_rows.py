@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import InputError
-from data_pipeline.triplet_rows import ChosenRows, RowChoice, choose_rows
+from data_pipeline.triplet_rows import ChosenRows, RowChoice, choose_rows, describe
 from data_pipeline.triplet_table import TripletTable
 
 
@@ -99,3 +100,26 @@ def test_a_split_that_is_not_there_is_refused(ties: Any) -> None:
     """A mistyped split would be an empty data set."""
     with pytest.raises(InputError, match=r"no split 'tarin'; it has train, val"):
         choose(CLEAR, split="tarin", ties=ties)
+
+
+def named(names: list[str], rows: list[int]) -> str:
+    """What the log says of a run on split train, of a table with so many rows of each split."""
+    splits = [number for number, count in enumerate(rows) for _ in range(count)]
+    table = replace(make_table([1.0] * len(splits), splits=splits), split_names=tuple(names))
+    return describe(RowChoice(), choose(table))
+
+
+def test_the_log_names_the_other_splits_with_their_rows() -> None:
+    """Rows of a mistyped split would vanish: nobody asks for "trian", so nobody would miss it."""
+    assert named(["train"], [5]) == "5 of 5 triplets of split 'train'"
+    text = named(["trian", "val", "train", " train", ""], [2, 1200, 5, 1, 1])
+    assert text == "5 of 5 triplets of split 'train' (other splits: val 1,200, trian 2, ' train' 1, '' 1)"
+
+
+def test_a_column_that_is_no_split_does_not_fill_the_log() -> None:
+    """A table with names of images for splits would write each of them, line breaks and all."""
+    text = named(["train", "a\nb", "x" * 500, *map(str, range(20))], [5, 3, 2, *[1] * 20])
+    assert f"(other splits: 'a\\nb' 3, {'x' * 97}... 2, 0 1, 1 1, 2 1, 3 1, 4 1, 5 1, and 14 more)" in text
+    table = replace(make_table([1.0]), split_names=("a\nb",))
+    with pytest.raises(InputError, match=r"no split 'train'; it has 'a\\nb'$"):
+        choose(table)

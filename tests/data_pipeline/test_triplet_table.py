@@ -110,3 +110,72 @@ def test_a_quote_that_nobody_closes_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"triplets\.csv: line \d+: no CSV \(field larger than field limit") as caught:
         read_table(open_store(str(tmp_path)), 3)
     assert "\n" not in str(caught.value)
+
+
+def write(root: Path, lines: list[str], *, nights: bool, mark: str = "") -> TripletTable:
+    (root / ("data.csv" if nights else TABLE)).write_bytes((mark + "".join(lines)).encode())
+    return read_nights(root).table if nights else read_table(open_store(str(root)), 3)
+
+
+def usual(nights: bool) -> list[str]:
+    """A header and two rows."""
+    sides = "a.png,b.png,c.png" if nights else "0,1,2"
+    rows = [f"train,{1 - vote},{vote},7,{vote},{sides}\n" for vote in (0, 1)]
+    return [",".join(NIGHTS_COLUMNS if nights else COLUMNS) + "\n", *rows]
+
+
+LAYOUTS = pytest.mark.parametrize("nights", [True, False], ids=["folder", "shards"])
+
+
+@LAYOUTS
+def test_a_table_that_a_spreadsheet_saved_is_read(nights: bool, tmp_path: Path) -> None:
+    """Its byte order mark would be part of the first column's name, and that column be missing."""
+    table = write(tmp_path, usual(nights), nights=nights, mark="\ufeff")
+    assert (table.split_names, table.right_vote.tolist()) == (("train",), [0, 1])
+
+
+@LAYOUTS
+def test_blank_lines_are_no_rows(nights: bool, tmp_path: Path) -> None:
+    """A table that ends in two line breaks, as editors leave them, would be refused for a row that was cut."""
+    header, first, second = usual(nights)
+    table = write(tmp_path, ["\n", header, "\r\n", first, "\n\n", second, "\n\n"], nights=nights)
+    assert table.right_vote.tolist() == [0, 1]
+    with pytest.raises(InputError, match=r"line 4: 1 fields, 8 columns"):
+        write(tmp_path, [header, first, second, " \n"], nights=nights)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("place", [0, 2, 7])
+def test_a_column_that_is_there_twice_is_refused(nights: bool, place: int, tmp_path: Path) -> None:
+    """One of two columns of votes would be read, and nobody know which."""
+    name = (NIGHTS_COLUMNS if nights else COLUMNS)[place]
+    lines = [line[:-1] + more + "\n" for line, more in zip(usual(nights), (f",{name}", ",0", ",0"), strict=True)]
+    with pytest.raises(InputError, match=rf"\.csv: has more than one column {name}; keep"):
+        write(tmp_path, lines, nights=nights)
+
+
+@pytest.mark.parametrize("name", [GROUP, PROMPT])
+def test_an_optional_column_that_is_there_twice_is_refused(name: str, tmp_path: Path) -> None:
+    """A text tower would learn one of two columns of prompts."""
+    lines = [
+        line[:-1] + more + "\n" for line, more in zip(usual(True), (f",{name},{name}", *[",1,1"] * 2), strict=True)
+    ]
+    with pytest.raises(InputError, match=f"has more than one column {name}"):
+        write(tmp_path, lines, nights=True)
+
+
+@pytest.mark.parametrize("left", ["0.333333", "0.3333339"])
+def test_rounded_votes_add_up(left: str, tmp_path: Path) -> None:
+    """A table with six decimals would be refused for a rest that is no mistake."""
+    header, row, _ = usual(False)
+    assert write(tmp_path, [header, row.replace("1,0", f"{left},0.666666", 1)], nights=False).votes.tolist() == [7]
+
+
+def test_votes_of_shards_are_checked_alike(tmp_path: Path) -> None:
+    """The same table would be refused in a folder and crash, or be trained on, over shards."""
+    header, first, second = usual(False)
+    for votes in ("1e300", "6.5", "-1"):
+        with pytest.raises(InputError, match=rf"triplets\.csv: line 3: votes is '{votes}'"):
+            write(tmp_path, [header, first, second.replace(",7,", f",{votes},")], nights=False)
+    with pytest.raises(InputError, match=r"triplets\.csv: line 3: left_vote is 0\.5 and right_vote 1\.0"):
+        write(tmp_path, [header, first, second.replace("train,0", "train,0.5")], nights=False)

@@ -24,9 +24,10 @@ Row = dict[str, object]
 
 def row(i: int, **changes: object) -> Row:
     """Row i: images of colour 3 i, 3 i + 1, 3 i + 2; people say right in every third row."""
-    right = float(i % 3 == 0)
+    right = changes.get("right_vote", float(i % 3 == 0))
+    left = 1 - right if isinstance(right, int | float) else 0
     paths = {f"{side}_path": f"{side}/{i}.png" for side in ("ref", "left", "right")}
-    return {"id": i, "left_vote": 1 - right, "right_vote": right, "votes": 7, "split": "train"} | paths | changes
+    return {"id": i, "left_vote": left, "right_vote": right, "votes": 7, "split": "train"} | paths | changes
 
 
 def write_triplets(root: Path, rows: list[Row], columns: tuple[str, ...] = NIGHTS_COLUMNS) -> Path:
@@ -68,8 +69,8 @@ def test_images_meet_their_own_vote(tmp_path: Path) -> None:
 
 def test_columns_are_found_by_name(tmp_path: Path) -> None:
     """A table with its columns in another order would be read with wrong votes."""
-    rows = [row(i, right_vote=0.125 * i) for i in range(4)]
-    source = make_source(write_triplets(tmp_path, rows, (*reversed(NIGHTS_COLUMNS), "id")))
+    rows = [row(i, right_vote=0.125 * i, note="x") for i in range(4)]
+    source = make_source(write_triplets(tmp_path, rows, ("note", *reversed(NIGHTS_COLUMNS), "note")))
     assert load(source, np.arange(4), 0).right_vote.tolist() == [0, 0.125, 0.25, 0.375]
 
 
@@ -118,12 +119,21 @@ def test_missing_columns_are_named(tmp_path: Path, column: str) -> None:
         ({"right_vote": "nan"}, r"right_vote is nan, outside \[0, 1\]"),
         ({"right_vote": ""}, "no number"),
         ({"votes": "many"}, "no number"),
-        ({"votes": "inf"}, "no number"),
-        ({"votes": "nan"}, "no number"),
+        ({"votes": "inf"}, "votes is 'inf'; it must be a whole number and not negative"),
+        ({"votes": "nan"}, "votes is 'nan'; it must be a whole number"),
+        ({"votes": "99999999999999999999"}, "votes is '99999999999999999999'; it must be a whole number"),
+        ({"votes": "1e300"}, "votes is '1e300'; it must be a whole number"),
+        ({"votes": 6.5}, "votes is '6.5'; it must be a whole number"),
+        ({"votes": -6}, "votes is '-6'; it must be a whole number and not negative"),
+        ({"left_vote": "x"}, "left_vote, right_vote or votes is no number"),
+        ({"left_vote": "nan"}, "left_vote is nan and right_vote 0.0; they must add up to 1"),
+        ({"left_vote": 5}, r"left_vote is 5\.0 and right_vote 0\.0; they must add up to 1"),
+        ({"left_vote": 1.00001}, r"left_vote is 1\.00001 and right_vote 0\.0; they must add up to 1"),
         ({"ref_path": "../secret.png"}, "must be relative and stay inside the folder"),
         ({"left_path": "left/../../secret.png"}, "must be relative and stay inside the folder"),
         ({"right_path": "/etc/passwd"}, "must be relative and stay inside the folder"),
         ({"left_path": ""}, "must be relative and stay inside the folder"),
+        ({"left_path": "/" + "x" * 9000}, r"path '/x{98} must be relative and stay inside the folder"),
     ],
 )
 def test_bad_rows_are_named_with_their_line(tmp_path: Path, changes: Row, message: str) -> None:
@@ -133,6 +143,29 @@ def test_bad_rows_are_named_with_their_line(tmp_path: Path, changes: Row, messag
     """
     write_triplets(tmp_path, [row(0), row(1, split="val", **changes)])
     with pytest.raises(InputError, match=rf"data\.csv: line 3: .*{message}"):
+        make_source(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["left/1.png\n", "a\nb.png", "a\rb.png", "a\u2028b.png", "a\0b.png"])
+def test_a_path_that_breaks_a_line_is_named_in_one(tmp_path: Path, path: str) -> None:
+    """The message about it would be cut in two, and the second half pass for another message."""
+    write_triplets(tmp_path, [row(0), row(1, left_path=f'"{path}"')])
+    with pytest.raises(InputError, match=r"data\.csv: line \d: path '.*' has a line break or a NUL") as caught:
+        make_source(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_names_too_long_for_a_file_are_missing_files(tmp_path: Path) -> None:
+    """A damaged table would end in a traceback, or fill the screen with one name."""
+    write_triplets(tmp_path, [row(0), row(1, ref_path="r" * 300), row(2, left_path="d/" * 3000 + "x.png")])
+    with pytest.raises(InputError, match=r"2 of its 9 images are not there: (d/){48}d\.\.\., r{97}\.\.\.; unpack"):
+        make_source(tmp_path)
+
+
+def test_missing_names_stay_in_their_line(tmp_path: Path) -> None:
+    """A name with control characters would write over the message, or colour the rest of the terminal."""
+    write_triplets(tmp_path, [row(0, ref_path="\x1b[31m.png"), row(1, ref_path="ref/1.png ")])
+    with pytest.raises(InputError, match=r"not there: '\\x1b\[31m\.png', 'ref/1\.png '; unpack"):
         make_source(tmp_path)
 
 
@@ -339,8 +372,11 @@ def test_the_log_says_what_is_left_out(tmp_path: Path) -> None:
     rows = [row(i, votes=5 + (i > 2), right_vote=0.5 if i == 9 else 1) for i in range(24)]
     write_triplets(tmp_path, [*rows, row(24, split="val")])
     assert make_source(tmp_path, share=0.4).describe() == (
-        f"{tmp_path}/data.csv: 8 of 24 triplets of split 'train', without 3 with fewer than 6 votes, "
+        f"{tmp_path}/data.csv: 8 of 24 triplets of split 'train' (other splits: val 1), "
+        "without 3 with fewer than 6 votes, "
         "1 with equal votes, 12 beyond a share of 0.4"
     )
     control = make_source(tmp_path, split="val", shuffled=True)
-    assert control.describe() == f"{tmp_path}/data.csv: 1 of 1 triplets of split 'val', with shuffled votes"
+    assert control.describe() == (
+        f"{tmp_path}/data.csv: 1 of 1 triplets of split 'val' (other splits: train 24), with shuffled votes"
+    )

@@ -73,6 +73,16 @@ def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Path):
         ("data.crop_scale=[2.0,3.0]", ["data.crop_scale is [2.0, 3.0]"]),
         ("data.crop_scale=[0.5]", ["data.crop_scale has 1 values; it must have 2"]),
         ("evaluation.batch_size=0", ["evaluation.batch_size is 0"]),
+        ("optimizer.lr=0", ["optimizer.lr is 0.0", "positive"]),
+        ("optimizer.lr=.inf", ["optimizer.lr is inf", "finite"]),
+        ("optimizer.eps=0", ["optimizer.eps is 0.0", "positive"]),
+        ("optimizer.eps=.nan", ["optimizer.eps is nan", "positive"]),
+        ("optimizer.weight_decay=-0.1", ["optimizer.weight_decay is -0.1", "not negative"]),
+        ("optimizer.weight_decay=.inf", ["optimizer.weight_decay is inf", "finite"]),
+        ("optimizer.weight_decay_end=-1", ["optimizer.weight_decay_end is -1.0", "not negative"]),
+        ("optimizer.betas=[0.9,1.0]", ["optimizer.betas is [0.9, 1.0]", "[0, 1)"]),
+        ("optimizer.betas=[-0.1,0.9]", ["optimizer.betas is [-0.1, 0.9]", "[0, 1)"]),
+        ("optimizer.betas=[.nan,0.9]", ["optimizer.betas is [nan, 0.9]", "[0, 1)"]),
         ("schedule.epochs={", ["schedule.epochs={", "no YAML"]),
         ("noequals", ["key=value"]),
     ],
@@ -83,6 +93,11 @@ def test_a_bad_override_is_named_with_its_path_and_the_nearest_key(override: str
         load_recipe("clip_toy", [override])
     assert all(part in str(error.value) for part in parts), str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_limits_of_the_optimizer_are_allowed():
+    """A bound that is off by one would refuse plain Adam, or SGD-like runs without momentum."""
+    load_recipe("clip_toy", ["optimizer.weight_decay=0", "optimizer.weight_decay_end=0", "optimizer.betas=[0.0,0.0]"])
 
 
 def test_layers_override_in_order(tmp_path: Path):

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.errors import InputError
 from data_pipeline.prepare.confine import MISSING, OUTSIDE
+from data_pipeline.prepare.images import ImageRules
 from data_pipeline.prepare.judgements import LOST_IMAGE
-from data_pipeline.prepare.nights import BAD_VOTES, SHORT_ROW
+from data_pipeline.prepare.nights import BAD_GROUP, BAD_PATH, BAD_VOTES, RAGGED_ROW, open_nights
+from data_pipeline.triplet_table import read_nights
 from data_pipeline.triplets import open_triplets
 from tests.data_pipeline.conftest import solid
 from tests.data_pipeline.prepare.conftest import Prepare, prepared, rejections, samples, tree
@@ -93,7 +96,12 @@ BAD_ROWS = {
     "a vote that is no number": (nights_row(1, 0, 1, 2, right_vote="x"), BAD_VOTES),
     "NaN": (nights_row(1, 0, 1, 2, right_vote="nan"), BAD_VOTES),
     "infinitely many votes": (nights_row(1, 0, 1, 2, votes="inf"), BAD_VOTES),
-    "a cut row": ("1,0,1,8,ref/0.png", SHORT_ROW),
+    "more votes than there are people": (nights_row(1, 0, 1, 2, votes="1e300"), BAD_VOTES),
+    "half a vote": (nights_row(1, 0, 1, 2, votes=6.5), BAD_VOTES),
+    "a cut row": ("1,0,1,8,ref/0.png", RAGGED_ROW),
+    "a row that is too long": (nights_row(1, 0, 1, 2) + ",x", RAGGED_ROW),
+    "neither half": (nights_row(1, 0, 1, 2, is_imagenet="maybe"), BAD_GROUP),
+    "an absolute path": (nights_row(1, 0, 1, 2, ref_path="/ref/0.png"), BAD_PATH),
 }
 
 
@@ -112,26 +120,34 @@ def test_a_row_that_ends_before_its_prompt_is_left_out_and_named(tmp_path: Path,
     row = "0,0.25,0.75,8,ref/0.png,distort/1.png,distort/2.png,train"
     source = write_nights(tmp_path / "src", [f"{row},wasp", row], header)
     assert prepare("nights", source, tmp_path / "dst").code == 0
-    assert rejections(tmp_path / "dst") == {"data.csv line 3": SHORT_ROW}
+    assert rejections(tmp_path / "dst") == {"data.csv line 3": RAGGED_ROW}
     assert [row["prompt"] for row in table(tmp_path / "dst")] == ["wasp"]
 
 
-@pytest.mark.parametrize("path", ["../secret.png", "ref/link.png", "{tmp}/secret.png", ""])
+@pytest.mark.parametrize("path", ["../secret.png", "{tmp}/secret.png", ""])
 def test_no_path_leaves_the_source(tmp_path: Path, prepare: Prepare, path: str) -> None:
     """S1: a downloaded table would publish files of this machine."""
     (tmp_path / "secret.png").write_bytes(solid(200))
     rows = [nights_row(0, 0, 1, 2), nights_row(1, 3, 4, 5, ref_path=path.format(tmp=tmp_path))]
-    source = write_nights(tmp_path / "src", rows)
+    assert prepare("nights", write_nights(tmp_path / "src", rows), tmp_path / "dst").code == 0
+    assert solid(200) not in images(tmp_path / "dst")
+    assert rejections(tmp_path / "dst") == {"data.csv line 3": BAD_PATH}
+
+
+def test_no_link_leaves_the_source(tmp_path: Path, prepare: Prepare) -> None:
+    """S1: a downloaded archive would publish files of this machine."""
+    (tmp_path / "secret.png").write_bytes(solid(200))
+    source = write_nights(tmp_path / "src", [nights_row(0, 0, 1, 2), nights_row(1, 3, 4, 5, ref_path="ref/link.png")])
     (source / "ref" / "link.png").symlink_to(tmp_path / "secret.png")
     assert prepare("nights", source, tmp_path / "dst").code == 0
     assert solid(200) not in images(tmp_path / "dst")
-    assert rejections(tmp_path / "dst") == {path.format(tmp=tmp_path): OUTSIDE, "triplet 1": LOST_IMAGE}
+    assert rejections(tmp_path / "dst") == {"ref/link.png": OUTSIDE, "triplet 1": LOST_IMAGE}
 
 
 REFUSED = {
     "no columns": ("id,split", [], "lacks the columns"),
     "no rows": (NIGHTS_HEADER, [], "no triplet can be used"),
-    "only bad rows": (NIGHTS_HEADER, ["1,0"], SHORT_ROW),
+    "only bad rows": (NIGHTS_HEADER, ["1,0"], RAGGED_ROW),
     "no image": (NIGHTS_HEADER, [nights_row(0, 50, 51, 52)], MISSING),
     "no triplet with all images": (NIGHTS_HEADER, [nights_row(0, 0, 1, 52)], "no triplet is left"),
 }
@@ -184,3 +200,68 @@ def test_training_reads_the_same_from_shards_and_files(tmp_path: Path, prepare: 
         images = [next(iter(dict(every[row]).values())) for row in found.images.ravel().tolist()]  # type: ignore[arg-type]
         read.append((found.split_names, found.split.tolist(), found.right_vote.tolist(), found.votes.tolist(), images))
     assert read[0] == read[1]
+
+
+ODD_ROWS = {  # and whether they can be used
+    "usual": (nights_row(1, 0, 1, 2), True),
+    "whole number with a point": (nights_row(1, 0, 1, 2, votes="6.0"), True),
+    "no votes": (nights_row(1, 0, 1, 2, votes=0), True),
+    "six decimals": (nights_row(1, 0, 1, 2, left_vote="0.333333", right_vote="0.666666"), True),
+    "blank line before": ("\n\n" + nights_row(1, 0, 1, 2), True),
+    "blank half": (nights_row(1, 0, 1, 2, is_imagenet=""), False),
+    "half in lower case": (nights_row(1, 0, 1, 2, is_imagenet="false"), True),
+    "no prompt": (nights_row(1, 0, 1, 2, prompt=""), True),
+    "prompt of two lines": (nights_row(1, 0, 1, 2, prompt="a,\nb"), True),
+    "another split": (nights_row(1, 0, 1, 2, split=" train"), True),
+    "image that is not there": (nights_row(1, 0, 1, 2, ref_path="r" * 300), True),  # of the table; the file is missing
+    "blank within": (" ", False),
+    "cut": (nights_row(1, 0, 1, 2).rpartition(",")[0], False),
+    "too long": (nights_row(1, 0, 1, 2) + ",", False),
+    "votes beyond an integer": (nights_row(1, 0, 1, 2, votes="99999999999999999999"), False),
+    "votes of 1e300": (nights_row(1, 0, 1, 2, votes="1e300"), False),
+    "negative votes": (nights_row(1, 0, 1, 2, votes=-1), False),
+    "half a vote": (nights_row(1, 0, 1, 2, votes=6.5), False),
+    "NaN votes": (nights_row(1, 0, 1, 2, votes="nan"), False),
+    "left is no number": (nights_row(1, 0, 1, 2, left_vote="x"), False),
+    "left is NaN": (nights_row(1, 0, 1, 2, left_vote="nan"), False),
+    "left is empty": (nights_row(1, 0, 1, 2, left_vote=""), False),
+    "no sum of 1": (nights_row(1, 0, 1, 2, left_vote=0.26), False),
+    "outside": (nights_row(1, 0, 1, 2, left_vote=-1, right_vote=2), False),
+    "absolute path": (nights_row(1, 0, 1, 2, left_path="/tmp/0.png"), False),
+    "parent": (nights_row(1, 0, 1, 2, left_path="distort/../ref/0.png"), False),
+    "empty path": (nights_row(1, 0, 1, 2, right_path=""), False),
+    "path of two lines": (nights_row(1, 0, 1, 2, right_path="a,\nb.png"), False),
+    "path with NUL": (nights_row(1, 0, 1, 2, right_path="a\0.png"), False),
+}
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "byte order mark"])
+@pytest.mark.parametrize(("row", "usable"), ODD_ROWS.values(), ids=ODD_ROWS)
+def test_training_and_preparing_take_the_same_rows(tmp_path: Path, row: str, usable: bool, mark: str) -> None:
+    """A table would train as downloaded and lose rows when prepared; or be prepared into what training refuses."""
+    source = write_nights(tmp_path, [nights_row(0, 3, 4, 5), row], mark + NIGHTS_HEADER)
+    prepared_rows = open_nights(source, ImageRules(), 4, 1)
+    assert (len(prepared_rows.rows), len(prepared_rows.rejected)) == (1 + usable, 1 - usable)
+    if not usable:
+        line = prepared_rows.rejected[0].path.removeprefix("data.csv ")
+        with pytest.raises(InputError, match=rf"data\.csv: {line}: "):
+            read_nights(source)
+        return
+    table = read_nights(source).table
+    assert table.right_vote.tolist() == prepared_rows.rows.right_vote.astype("float32").tolist()
+    assert table.votes.tolist() == prepared_rows.rows.votes.tolist()
+    assert [table.split_names[n] for n in table.split] == [
+        prepared_rows.rows.split_names[n] for n in prepared_rows.rows.split
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [(f"{NIGHTS_HEADER},votes", "more than one column votes"), ("", "lacks the columns split, left_vote")],
+)
+def test_training_and_preparing_refuse_the_same_headers(tmp_path: Path, header: str, words: str) -> None:
+    """A table would be prepared from one of two columns of votes, which training refuses to guess."""
+    source = write_nights(tmp_path, [], header)
+    for read in (lambda: open_nights(source, ImageRules(), 4, 1), lambda: read_nights(source)):
+        with pytest.raises(InputError, match=rf"data\.csv: .*{words}"):
+            read()
