@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import pytest
 
 from data_pipeline.errors import InputError
@@ -64,4 +66,5 @@ def test_weights_of_an_ensemble_are_those_of_its_members() -> None:
 )  # fmt: skip
 def test_the_limits_themselves_are_allowed(override: str) -> None:
     """A bound that is off by one would refuse what works."""
-    load_recipe("align_tiny", [override])
+    key, _, value = override.partition("=")
+    assert attrgetter(key)(load_recipe("align_tiny", [override])) == float(value)

@@ -42,9 +42,10 @@ def test_a_setting_that_cannot_be(override: str, message: str) -> None:
 @pytest.mark.parametrize("override", ["objective.queue=320", "objective.aligned=32", "objective.trainable_blocks=1"])
 def test_the_limits_themselves_are_allowed(override: str) -> None:
     """A bound that is off by one would refuse what works."""
-    load_recipe("neco_tiny", [override])
+    name, _, value = override.removeprefix("objective.").partition("=")
+    assert getattr(load_recipe("neco_tiny", [override]).objective, name) == int(value)
 
 
 def test_a_queue_that_is_not_used_may_be_small() -> None:
     """The recipes with references from the batch would need a setting that they do not read."""
-    load_recipe("neco_tiny", ["objective.references=batch", "objective.queue=1"])
+    assert load_recipe("neco_tiny", ["objective.references=batch", "objective.queue=1"]).objective.queue == 1
