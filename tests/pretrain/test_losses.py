@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -34,10 +35,16 @@ def test_contrastive_loss_is_the_cross_entropy_of_both_directions():
 
 
 def _contrastive_gradient(ranks: RankInfo) -> tuple[float, list[list[float]], list[list[float]], float]:
+    return _gradient(ranks, lambda image, text, scale: contrastive_loss(image, text, scale, ranks))
+
+
+def _gradient(
+    ranks: RankInfo, loss_of: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> tuple[float, list[list[float]], list[list[float]], float]:
     """Loss, gradients of this rank's features and of the scale, each as the mean over ranks would leave it."""
     image, text = (x.chunk(ranks.world)[ranks.rank].clone().requires_grad_() for x in _features())
     scale = torch.tensor(5.0, requires_grad=True)
-    loss = contrastive_loss(image, text, scale, ranks) / ranks.world
+    loss = loss_of(image, text, scale) / ranks.world
     loss.backward()
     assert image.grad is not None
     assert text.grad is not None
@@ -148,15 +155,8 @@ def test_a_batch_of_one_prompt_teaches_no_text_from_another():
 
 
 def _prompt_gradient(ranks: RankInfo) -> tuple[float, list[list[float]], list[list[float]], float]:
-    """Loss, gradients of this rank's features and of the scale, each as the mean over ranks would leave it."""
-    image, text = (x.chunk(ranks.world)[ranks.rank].clone().requires_grad_() for x in _features())
-    tokens, scale = _tokens(PROMPTS).chunk(ranks.world)[ranks.rank], torch.tensor(5.0, requires_grad=True)
-    loss = prompt_contrastive_loss(image, text, tokens, scale, ranks) / ranks.world
-    loss.backward()
-    assert image.grad is not None
-    assert text.grad is not None
-    assert scale.grad is not None
-    return loss.item(), image.grad.tolist(), text.grad.tolist(), scale.grad.item()
+    tokens = _tokens(PROMPTS).chunk(ranks.world)[ranks.rank]
+    return _gradient(ranks, lambda image, text, scale: prompt_contrastive_loss(image, text, tokens, scale, ranks))
 
 
 @pytest.mark.parametrize("world", [2, 4])

@@ -97,7 +97,9 @@ def test_a_bad_override_is_named_with_its_path_and_the_nearest_key(override: str
 
 def test_the_limits_of_the_optimizer_are_allowed():
     """A bound that is off by one would refuse plain Adam, or SGD-like runs without momentum."""
-    load_recipe("clip_toy", ["optimizer.weight_decay=0", "optimizer.weight_decay_end=0", "optimizer.betas=[0.0,0.0]"])
+    overrides = ["optimizer.weight_decay=0", "optimizer.weight_decay_end=0", "optimizer.betas=[0.0,0.0]"]
+    optimizer = load_recipe("clip_toy", overrides).optimizer
+    assert (optimizer.weight_decay, optimizer.weight_decay_end, [*optimizer.betas]) == (0, 0, [0, 0])
 
 
 def test_layers_override_in_order(tmp_path: Path):
