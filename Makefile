@@ -3,7 +3,8 @@ SHELL  := /bin/bash
 PYTHON ?= python3
 VENV   ?= .venv
 NODES  ?= 0
-RECIPE ?= clip_toy
+# The headline run: the toy world here, the published recipe on a cluster.
+RECIPE ?= $(if $(filter 0,$(NODES)),clip_toy,clip_vitb32_yfcc15m)
 ARGS   ?=
 CLUSTER ?= default
 GPUS   ?=
@@ -33,10 +34,10 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 ifeq ($(NODES),0)
 pretrain: $(READY) ## toy world -> perceptual initialisation -> CLIP -> report, here [RECIPE= ARGS="key=value"]
-	$(BIN)/python -m launch.run $(RECIPE) $(ARGS) --resume
+	$(BIN)/pineco train $(RECIPE) $(ARGS) --resume
 else
 pretrain: $(READY) ## NODES=8 submits it to SLURM instead [CLUSTER= GPUS= RECIPE= ARGS="key=value" DRY_RUN=1]
-	$(BIN)/python -m launch.submit $(RECIPE) $(ARGS) --nodes $(NODES) --cluster $(CLUSTER) \
+	$(BIN)/pineco submit $(RECIPE) $(ARGS) --nodes $(NODES) --cluster $(CLUSTER) \
 	    $(if $(GPUS),--gpus $(GPUS)) $(if $(RUN),--run-dir $(RUN)) $(if $(DRY_RUN),--dry-run)
 endif
 
@@ -47,30 +48,30 @@ align: ## tune a backbone on human similarity triplets by LoRA [RECIPE=align_tin
 	$(MAKE) --no-print-directory pretrain RECIPE=$(if $(filter file,$(origin RECIPE)),align_tiny,$(RECIPE))
 
 plan: $(READY) ## memory, speed, bandwidth, hours and cost of a run, before it runs [NODES=8 CLUSTER= RECIPE= ARGS=]
-	$(BIN)/python -m launch.plan $(RECIPE) $(ARGS) --nodes $(if $(filter 0,$(NODES)),1,$(NODES)) --cluster $(CLUSTER)
+	$(BIN)/pineco plan $(RECIPE) $(ARGS) --nodes $(if $(filter 0,$(NODES)),1,$(NODES)) --cluster $(CLUSTER)
 
 sweep: $(READY) ## an array of runs [SWEEP=sweeps/pi_controls.yaml CLUSTER=]
-	$(BIN)/python -m launch.sweep $(SWEEP) --cluster $(CLUSTER) $(if $(DRY_RUN),--dry-run)
+	$(BIN)/pineco sweep $(SWEEP) --cluster $(CLUSTER) $(if $(DRY_RUN),--dry-run)
 
 status: $(READY) ## every run below runs/, from its directory and from SLURM [ARGS=--watch]
-	$(BIN)/python -m launch.status $(ARGS)
+	$(BIN)/pineco status $(ARGS)
 
 logs: $(READY) ## follow what a run says, here or on a cluster [RUN=runs/NAME]
-	$(BIN)/python -m launch.logs $(RUN)
+	$(BIN)/pineco logs $(RUN)
 
 stop: $(READY) ## have a run on a cluster save and end [RUN=runs/NAME]
-	$(BIN)/python -m launch.control stop $(RUN)
+	$(BIN)/pineco stop $(RUN)
 
 resume: $(READY) ## let a run go on, also on another number of nodes [RUN=runs/NAME NODES=4]
-	$(BIN)/python -m launch.control resume $(RUN) $(if $(filter-out 0,$(NODES)),--nodes $(NODES))
+	$(BIN)/pineco resume $(RUN) $(if $(filter-out 0,$(NODES)),--nodes $(NODES))
 
 eval: $(READY) ## a model on zero-shot benchmarks [MODEL= DATA= TASKS=paper29+paper2 OUT=runs/eval.json ARGS=]
 	$(if $(and $(MODEL),$(DATA)),,$(error pass MODEL=EXPORT_OR_NAME and DATA=FOLDER_OR_ADDRESS))
 	@mkdir -p '$(dir $(OUT))'
-	$(BIN)/python -m launch.evaluate --model '$(MODEL)' --data '$(DATA)' --tasks '$(TASKS)' --out '$(OUT)' $(ARGS)
+	$(BIN)/pineco eval zeroshot --model '$(MODEL)' --data '$(DATA)' --tasks '$(TASKS)' --out '$(OUT)' $(ARGS)
 
 compare: $(READY) ## runs or reports against the first, image by image [RUNS="a b@1000 c.json"]
-	$(BIN)/python -m launch.compare $(RUNS) $(ARGS)
+	$(BIN)/pineco compare $(RUNS) $(ARGS)
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest
@@ -79,7 +80,7 @@ fuzz: $(READY) ## damaged tars and indexes against the parsers, SECONDS=60 for e
 	PINECO_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz
 
 chaos: $(READY) ## faults in a row at runs on a virtual SLURM, which must end as R0 does [SEEDS=20]
-	PINECO_CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/launch/test_slurm.py tests/launch/test_slurm_rows.py -k "chaos or rows" -n 0
+	PINECO_CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/launch/job/test_slurm.py tests/launch/job/test_slurm_rows.py -k "chaos or rows" -n 0
 
 lint: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
@@ -92,20 +93,19 @@ format: $(READY) ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 toy: $(READY) ## write the toy world to data/toy, and a picture of it
-	$(BIN)/python -m data_pipeline.toy_world data/toy
-	$(BIN)/python -m data_pipeline.toy_world.sheet data/toy.png
+	$(BIN)/pineco data toy data/toy --sheet data/toy.png
 
 bench-engine: $(READY) ## one step through Trainer and engine against a bare PyTorch loop, into results/
-	$(BIN)/python -m launch.bench_engine
+	$(BIN)/python -m tests.bench.engine
 
 bench-kernels: $(READY) ## time every kernel against torch, after its tests, into results/ [OPS="patch_distance ..."]
-	$(BIN)/python -m kernels.bench $(OPS)
+	$(BIN)/python -m pineco.kernels.bench $(OPS)
 
 kernels-aot: $(READY) ## compile every kernel for sm_80 and sm_90, no GPU needed; fail on spills
-	$(BIN)/python -m kernels.aot
+	$(BIN)/python -m pineco.kernels.aot
 
 bench-data: $(READY) ## the reading path against webdataset, Pillow and a slow S3 link, into results/
-	$(BIN)/python -m launch.bench_data $(ARGS)
+	$(BIN)/python -m tests.bench.data.run $(ARGS)
 
 peers: $(PEERS) ## clip-benchmark in an environment of its own, to compare with
 
@@ -115,7 +115,7 @@ $(PEERS): $(READY) constraints-peers.txt
 	@touch $@
 
 bench-evals: $(PEERS) ## the evaluation against clip-benchmark and the bare forward pass, into results/ [ARGS=]
-	$(BIN)/python -m launch.bench_evals $(ARGS)
+	$(BIN)/python -m tests.bench.evals $(ARGS)
 
 constraints: $(READY) ## write constraints.txt anew from what is installed
 	{ head -1 constraints.txt; $(BIN)/uv pip freeze --exclude-editable --python $(BIN)/python; } > constraints.new

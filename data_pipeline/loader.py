@@ -15,12 +15,12 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from data_pipeline.decode import DecodeCounts
-from data_pipeline.errors import InputError
-from data_pipeline.order import EpochOrder, Extents, Run, rank_slice
-from data_pipeline.quarantine import ATTEMPTS, PER_SHARD, SHARE, Quarantine, substitute
-from data_pipeline.read_ahead import ReadAhead, Rows
-from data_pipeline.reader import Members, ReadCounters, RowReader, SampleError
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.images.decode import DecodeCounts
+from pineco.data_pipeline.order import EpochOrder, Extents, Run, rank_slice
+from pineco.data_pipeline.reading.quarantine import ATTEMPTS, PER_SHARD, SHARE, Quarantine, substitute
+from pineco.data_pipeline.reading.read_ahead import ReadAhead, Rows
+from pineco.data_pipeline.reading.reader import Members, ReadCounters, RowReader, SampleError
 
 CHUNK = 8  # samples that a thread decodes in one go: some 8 ms, so that a batch is shared by all threads
 Batch = TypeVar("Batch")

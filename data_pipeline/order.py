@@ -16,8 +16,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from data_pipeline.errors import InputError
-from data_pipeline.randomness import Stream, permutation
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.randomness import Stream, permutation
 
 EXTENTS_A_LANE = 32  # at least, so that a small set is shuffled as well as a large one
 BLOCK_EXTENTS = 64

@@ -1,4 +1,4 @@
-"""python -m kernels.aot: compile every kernel ahead of time, without a GPU, and refuse what would spill or not fit.
+"""python -m pineco.kernels.aot: compile every kernel ahead of time, without a GPU, and refuse what would spill or not fit.
 
 Each launch that a kernels/<op>/kernel.py names is compiled for every architecture of SHARED_LIMIT. The gate fails on
 local memory, which is where registers spill to, and on more shared memory than a block gets. Writes
@@ -20,8 +20,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kernels.launches import Launch
-from kernels.provenance import provenance
+from pineco.kernels.launches import Launch
+from pineco.kernels.provenance import provenance
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block can have, by compute capability: CUDA programming guide
 RESULT = Path("results/kernels/aot.json")
@@ -69,7 +69,7 @@ def main() -> int:
 
 def modules() -> list[str]:
     """Import names of the kernel.py of every op."""
-    return [f"kernels.{path.parent.name}.kernel" for path in sorted(Path(__file__).parent.glob("*/kernel.py"))]
+    return [f"pineco.kernels.{path.parent.name}.kernel" for path in sorted(Path(__file__).parent.glob("*/kernel.py"))]
 
 
 def compile_all(names: Iterable[str]) -> list[Compiled]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from kernels.interpreter import interpreting, mend_interpreter
+from pineco.kernels.interpreter import interpreting, mend_interpreter
 
 Backend = Literal["triton", "reference"]
 _INSTALLED = find_spec("triton") is not None  # at import, as the next line: torch.compile cannot trace either

@@ -1,4 +1,4 @@
-"""python -m kernels.bench [op ...]: time every op against its rivals, on the GPU if there is one, else on the CPU.
+"""python -m pineco.kernels.bench [op ...]: time every op against its rivals, on the GPU if there is one, else on the CPU.
 
 An op whose tests fail is not timed. Every kernels/<op>/bench.py lists its cases; candidates of one case alternate in
 rounds. Writes results/kernels/<op>_<device>.json. All operations and bytes are counted by the case, not measured: what
@@ -20,16 +20,18 @@ from typing import Any
 
 import torch
 
-from kernels.bench_case import Case
-from kernels.provenance import hardware, provenance
-from kernels.timing import ROUNDS, copy_rate, fp32_rate, interleaved, peak_bytes, quantiles
+from pineco.kernels.bench_case import Case
+from pineco.kernels.provenance import hardware, provenance
+from pineco.kernels.timing import ROUNDS, copy_rate, fp32_rate, interleaved, peak_bytes, quantiles
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("results/kernels")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels.bench", description="time kernels against their rivals")
+    parser = argparse.ArgumentParser(
+        prog="python -m pineco.kernels.bench", description="time kernels against their rivals"
+    )
     parser.add_argument("ops", nargs="*", metavar="op", help=f"of {', '.join(ops())}; all without one")
     chosen = parser.parse_args(arguments).ops or ops()
     if unknown := [op for op in chosen if op not in ops()]:

@@ -1,4 +1,4 @@
-"""One thing to time. `kernels/<op>/bench.py` has `cases(device) -> Iterable[Case]`; kernels.bench runs them."""
+"""One thing to time. `kernels/<op>/bench.py` has `cases(device) -> Iterable[Case]`; pineco.kernels.bench runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seconds, memory and the device's own limits: what kernels.bench measures."""
+"""Seconds, memory and the device's own limits: what pineco.kernels.bench measures."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import errno
 import os
 from pathlib import Path
 
-from data_pipeline.errors import InputError
+from pineco.data_pipeline.errors import InputError
 
 
 def positive(text: str) -> int:

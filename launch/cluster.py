@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from data_pipeline.errors import InputError
-from pretrain.typed_yaml import merge, parse_overrides, read_layer
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import user_path
+from pineco.pretrain.recipe.typed_yaml import merge, parse_overrides, read_layer
 
 CLUSTERS = Path(__file__).parent / "clusters"
 _TIME = re.compile(r"(?:(\d+)-)?(\d{1,3}):([0-5]\d)(?::([0-5]\d))?")  # days-hours:minutes, or hours:minutes:seconds
@@ -86,13 +88,19 @@ class Cluster:
 
 
 def load_cluster(name: str, overrides: list[str] | None = None) -> Cluster:
-    """The cluster `name` (of launch/clusters, or a path of a YAML file); unknown keys are errors."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else CLUSTERS / f"{name}.yaml"
+    """The cluster `name`, or that of a YAML file by its path, with `key=value` overrides applied.
+
+    A name is looked for in ./clusters, then in the folders of PINECO_CLUSTERS, then among those that ship.
+    Raises InputError for an unknown name, an unknown key, or a value out of its bounds.
+    """
+    path = user_path(name) if name.endswith((".yaml", ".yml")) else _files().get(name, CLUSTERS / f"{name}.yaml")
     if not path.is_file():
         near = difflib.get_close_matches(name, cluster_names(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         known = ", ".join(cluster_names())
-        raise InputError(f"CLUSTER {name}: no such cluster; {hint}there are {known}, or pass a .yaml path")
+        raise InputError(
+            f"CLUSTER {name}: no such cluster; {hint}there are {known}; add ./clusters/{name}.yaml, or pass a .yaml path"
+        )
     schema = OmegaConf.structured(Cluster)
     cluster = merge(f"cluster {name}", schema, [read_layer(path), parse_overrides(overrides or [])])
     assert isinstance(cluster, Cluster)
@@ -101,7 +109,13 @@ def load_cluster(name: str, overrides: list[str] | None = None) -> Cluster:
 
 
 def cluster_names() -> list[str]:
-    return sorted(path.stem for path in CLUSTERS.glob("*.yaml"))
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    """File by name of cluster; folders of the user win over those that ship."""
+    folders = [Path("clusters"), *map(user_path, filter(None, os.environ.get("PINECO_CLUSTERS", "").split(":")))]
+    return {path.stem: path for folder in reversed([*folders, CLUSTERS]) for path in folder.glob("*.yaml")}
 
 
 def minutes(time: str) -> int:

@@ -1,4 +1,4 @@
-"""python -m launch.import_weights timm:NAME FILE OUT: published weights as safetensors that recipes start from.
+"""pineco weights import timm:NAME FILE OUT: published weights as safetensors that recipes start from.
 
 FILE is a .pth, .pt, .bin or .safetensors: of DINO, DINOv2, SynCLR, timm, or a CLIP of OpenAI or open_clip, of which the
 image tower is taken. Only tensors are read; a file that holds code is refused. Nothing is downloaded.
@@ -7,18 +7,18 @@ image tower is taken. Only tensors are read; a file that holds code is refused. 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from data_pipeline.errors import InputError
+from pineco.data_pipeline.files import user_path
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m launch.import_weights", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(prog="pineco weights import", description=__doc__.partition(": ")[2])
     parser.add_argument("model", metavar="timm:NAME", help="the model, such as timm:vit_small_patch14_reg4_dinov2")
-    parser.add_argument("file", type=Path, metavar="FILE", help="the published file, on this machine")
-    parser.add_argument("out", type=Path, metavar="OUT", help="*.safetensors, or a folder that stock timm loads too")
+    parser.add_argument("file", type=user_path, metavar="FILE", help="the published file, on this machine")
+    parser.add_argument(
+        "out", type=user_path, metavar="OUT", help="*.safetensors, or a folder that stock timm loads too"
+    )
     parser.add_argument(
         "--pixels",
         choices=("imagenet", "clip", "inception"),
@@ -30,16 +30,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 with one line on stderr for what the user can mend."""
     options = parse_arguments(arguments)
-    from pretrain.import_weights import describe, import_weights  # imports torch, which --help does not need
+    from pineco.pretrain.models.import_weights import (  # imports torch, which --help does not need
+        describe,
+        import_weights,
+    )
 
-    try:
-        found = import_weights(options.model, options.file, options.out, options.pixels)
-    except InputError as error:
-        print(f"pineco: {error}", file=sys.stderr)
-        return 2
+    found = import_weights(options.model, options.file, options.out, options.pixels)
     print("\n".join(describe(options.model, options.file, options.out, found)))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

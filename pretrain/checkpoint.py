@@ -27,12 +27,12 @@ import safetensors
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from data_pipeline.errors import InputError
-from data_pipeline.loader import DataPosition
-from pretrain.engine import Engine
-from pretrain.export import EXPORT, FORMATS, Exported
-from pretrain.objectives.base import Objective
-from pretrain.trainer import TrainState
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.loader import DataPosition
+from pineco.pretrain.engine import Engine
+from pineco.pretrain.models.export import EXPORT, FORMATS, Exported
+from pineco.pretrain.objectives.base import Objective
+from pineco.pretrain.trainer import TrainState
 
 SCHEMA = 1
 TRAINING, STATE, MANIFEST = "training.safetensors", "state.json", "manifest.json"

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_pipeline.errors import InputError
+from pineco.data_pipeline.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pretrain.distributed import RankInfo
-from pretrain.objectives.base import Objective, StepOutput
-from pretrain.optim import parameter_groups, set_rates
-from pretrain.recipe import EngineSettings, OptimizerSettings, Recipe
+from pineco.pretrain.distributed import RankInfo
+from pineco.pretrain.objectives.base import Objective, StepOutput
+from pineco.pretrain.optim import parameter_groups, set_rates
+from pineco.pretrain.recipe.settings import EngineSettings, OptimizerSettings, Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

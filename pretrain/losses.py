@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain.distributed import RankInfo, gather_with_grad
+from pineco.pretrain.distributed import RankInfo, gather_with_grad
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, ranks: RankInfo) -> Tensor:

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from data_pipeline.errors import InputError
-from data_pipeline.loader import LoaderStats
-from pretrain.distributed import RankInfo, mean_over_ranks
-from pretrain.objectives.base import StepOutput
-from pretrain.tracking import Board
-from pretrain.trainer import TrainState
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.loader import LoaderStats
+from pineco.pretrain.distributed import RankInfo, mean_over_ranks
+from pineco.pretrain.objectives.base import StepOutput
+from pineco.pretrain.tracking import Board
+from pineco.pretrain.trainer import TrainState
 
 PLAIN_EVERY = 10.0  # seconds between two lines where stderr is no terminal
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pretrain.recipe import OptimizerSettings, ScheduleSettings
+from pineco.pretrain.recipe.settings import OptimizerSettings, ScheduleSettings
 
 
 def parameter_groups(module: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
@@ -49,3 +49,10 @@ def learning_rate(step: int, total: int, peak: float, schedule: ScheduleSettings
         return peak
     done = (step - schedule.warmup) / max(1, total - schedule.warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, share: float) -> None:
+    """teacher = share * teacher + (1 - share) * student, parameter by parameter; both have the same ones."""
+    for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
+        slow.lerp_(fast.detach().to(slow.dtype), 1 - share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from data_pipeline.randomness import Stream, permutation
+from pineco.data_pipeline.randomness import Stream, permutation
 
 
 class PatchQueue(nn.Module):

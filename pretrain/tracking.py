@@ -11,8 +11,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from data_pipeline.errors import InputError
-from pretrain.recipe import Recipe
+from pineco.data_pipeline.errors import InputError
+from pineco.pretrain.recipe.settings import Recipe
 
 _ID = "wandb_id"  # in the run directory: the same for every start of a run, so that a requeue is no new run
 

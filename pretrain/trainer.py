@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from data_pipeline.loader import DataPosition
-from pretrain.engine import Engine
-from pretrain.objectives.base import StepOutput
+from pineco.data_pipeline.loader import DataPosition
+from pineco.pretrain.engine import Engine
+from pineco.pretrain.objectives.base import StepOutput
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny toy world, made once a worker."""
-    from data_pipeline.toy_world.settings import TINY
-    from data_pipeline.toy_world.world import make_toy_world
+    from pineco.data_pipeline.prepare.toy import make_toy_world
+    from pineco.data_pipeline.toy_world.settings import TINY
 
     return make_toy_world(tmp_path_factory.mktemp("toy") / "world", TINY, workers=1)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import evaluate, record, run
+from pineco.launch.evaluate import zeroshot as evaluate
+from pineco.launch.train import run
+from tests.bench import record
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("launch", "pretrain", "kernels", "data_pipeline", "evals")
@@ -40,13 +42,13 @@ def test_the_annotated_tree_is_the_tree():
 def test_the_results_in_the_readme_are_the_records():
     """A figure would stand there that nobody measured."""
     text = (ROOT / "README.md").read_text()
-    assert record.render(text, ROOT / "results") == text, "run python -m launch.record"
+    assert record.render(text, ROOT / "results") == text, "run python -m tests.bench.record"
     for path in (ROOT / "results" / "runs").glob("*.json"):
         kept = json.loads(path.read_text())
         assert re.fullmatch(r"[0-9a-f]{40}", kept["commit"]), f"{path.name}: measured on files that were not committed"
 
 
-ONLY_READER = "pretrain/import_weights.py"  # of .pth files: tensors alone are unpickled there
+ONLY_READER = "pretrain/models/import_weights.py"  # of .pth files: tensors alone are unpickled there
 HAZARDS = r"\bpickle\b|torch\.load\(|yaml\.load\(|shell=True|\btarfile\b|\beval\(|\bexec\(|os\.system"
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from data_pipeline.errors import InputError
-from data_pipeline.index.manifest import MANIFEST, MANIFEST_START, UNFINISHED, Manifest, encode_manifest
-from data_pipeline.index.progress import progress
-from data_pipeline.index.scan import scan_shard
-from data_pipeline.index.sidecar import ShardEntry, decode_sidecar, sidecar_name, write_sidecar
-from data_pipeline.index.table import DamagedError
-from data_pipeline.index.workers import Place, Work, for_each, open_place
-from data_pipeline.shards import Store
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index.manifest import MANIFEST, MANIFEST_START, UNFINISHED, Manifest, encode_manifest
+from pineco.data_pipeline.index.progress import progress
+from pineco.data_pipeline.index.scan import scan_shard
+from pineco.data_pipeline.index.sidecar import ShardEntry, decode_sidecar, sidecar_name, write_sidecar
+from pineco.data_pipeline.index.table import DamagedError
+from pineco.data_pipeline.index.workers import Place, Work, for_each, open_place
+from pineco.data_pipeline.stores.store import Store
 
 
 class DamagedShardsError(InputError):

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import InputError
-from data_pipeline.index.build import over_shards, sort_out, take_part
-from data_pipeline.index.manifest import MANIFEST, Manifest, check_shards, find_manifest, index_command
-from data_pipeline.index.samples import split_name
-from data_pipeline.index.scan import Window, scan_shard
-from data_pipeline.index.sidecar import ShardEntry, decode_sidecar, sidecar_name
-from data_pipeline.index.table import DamagedError, ShardIndex
-from data_pipeline.index.workers import Place, open_place
-from data_pipeline.shards import Store
-from data_pipeline.tar import read_members
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index.build import over_shards, sort_out, take_part
+from pineco.data_pipeline.index.manifest import MANIFEST, Manifest, check_shards, find_manifest, index_command
+from pineco.data_pipeline.index.samples import split_name
+from pineco.data_pipeline.index.scan import Window, scan_shard
+from pineco.data_pipeline.index.sidecar import ShardEntry, decode_sidecar, sidecar_name
+from pineco.data_pipeline.index.table import DamagedError, ShardIndex
+from pineco.data_pipeline.index.workers import Place, open_place
+from pineco.data_pipeline.stores.store import Store
+from pineco.data_pipeline.stores.tar import read_members
 
 
 def check_index(

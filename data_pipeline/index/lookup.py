@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from isal.isal_zlib import crc32
 
-from data_pipeline.errors import InputError
-from data_pipeline.index.manifest import MANIFEST, Manifest, check_shards, find_manifest, index_command
-from data_pipeline.index.scan import scan_shard
-from data_pipeline.index.sidecar import ShardEntry, decode_sidecar, encode_sidecar, sidecar_name
-from data_pipeline.index.table import MEMBER, rows_fit
-from data_pipeline.shards import Store, open_store
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index.manifest import MANIFEST, Manifest, check_shards, find_manifest, index_command
+from pineco.data_pipeline.index.scan import scan_shard
+from pineco.data_pipeline.index.sidecar import ShardEntry, decode_sidecar, encode_sidecar, sidecar_name
+from pineco.data_pipeline.index.table import MEMBER, rows_fit
+from pineco.data_pipeline.stores.store import Store, open_store
 
 SCAN_LIMIT = 4 << 30  # bytes of shards that are indexed on the fly; 4 GiB take some seconds from a disk
 PAGES_BYTES = 64 << 20  # of pages kept in memory; a page describes 16 MiB of a shard in some 10 KB

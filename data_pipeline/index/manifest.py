@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from data_pipeline.errors import InputError
-from data_pipeline.index.sidecar import ShardEntry, read_entry
-from data_pipeline.shards import Store
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index.sidecar import ShardEntry, read_entry
+from pineco.data_pipeline.stores.store import Store
 
 MANIFEST = "manifest.json"
 _FORMAT, _VERSION = "pineco index", 1
@@ -33,7 +33,7 @@ class Manifest:
 
 def index_command(root: str, folder: str | None = None) -> str:
     """What to type to index the shards of `root`, its index in `folder`."""
-    return f"python -m data_pipeline.index {root}" + (f" --out {folder}" if folder else "")
+    return f"pineco data index {root}" + (f" --out {folder}" if folder else "")
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

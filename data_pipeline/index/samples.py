@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipeline.errors import InputError
-from data_pipeline.shards import LocalStore, Store
-from data_pipeline.tar import Member, TarError, read_members
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.stores.store import LocalStore, Store
+from pineco.data_pipeline.stores.tar import Member, TarError, read_members
 
 READ_AHEAD = 1 << 20  # bytes: many headers of small members come with one read
 

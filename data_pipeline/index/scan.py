@@ -7,10 +7,10 @@ from pathlib import Path
 
 from isal.isal_zlib import crc32
 
-from data_pipeline.index.samples import split_name
-from data_pipeline.index.table import DamagedError, Rows, ShardIndex, is_read
-from data_pipeline.shards import LocalStore, Store
-from data_pipeline.tar import TarError, read_members
+from pineco.data_pipeline.index.samples import split_name
+from pineco.data_pipeline.index.table import DamagedError, Rows, ShardIndex, is_read
+from pineco.data_pipeline.stores.store import LocalStore, Store
+from pineco.data_pipeline.stores.tar import TarError, read_members
 
 WINDOW = 8 << 20  # bytes of one read
 MAX_KINDS = 64  # of members in one shard: more are no data set but names that were taken for extensions

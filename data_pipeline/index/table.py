@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from data_pipeline.errors import InputError
+from pineco.data_pipeline.errors import InputError
 
 GROUP_BYTES = 16 << 20  # of a shard: what one ranged GET reads, and what one page of an index describes
 MEMBER = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")])  # offset 0: the sample has no such member

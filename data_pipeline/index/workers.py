@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from typing import TypeVar
 
-from data_pipeline.errors import InputError
-from data_pipeline.index.progress import Report
-from data_pipeline.shards import Store, open_store
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index.progress import Report
+from pineco.data_pipeline.stores.store import Store, open_store
 
 WORTH = 256 << 20  # bytes: what one process scans while another one starts
 _POLL = 0.5  # seconds between two looks at how far the workers are

@@ -1,1 +1,1 @@
-"""What people download, as indexed webdataset shards: python -m data_pipeline.prepare KIND SRC DST."""
+"""What people download, as indexed webdataset shards: pineco data prepare KIND SRC DST."""

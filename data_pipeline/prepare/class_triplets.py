@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import InputError
-from data_pipeline.prepare.image_source import ImageSource, TarMembers
-from data_pipeline.prepare.images import ImageRules
-from data_pipeline.prepare.judgements import Judgements
-from data_pipeline.prepare.labelled import open_labelled
-from data_pipeline.prepare.outcome import Rejected
-from data_pipeline.prepare.triplet_shards import TripletShards, triplet_shards
-from data_pipeline.prepare.twins import first_twins
-from data_pipeline.randomness import Stream, bits
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.image_source import ImageSource, TarMembers
+from pineco.data_pipeline.prepare.images import ImageRules
+from pineco.data_pipeline.prepare.judgements import Judgements
+from pineco.data_pipeline.prepare.labelled import open_labelled
+from pineco.data_pipeline.prepare.outcome import Rejected
+from pineco.data_pipeline.prepare.triplet_shards import TripletShards, triplet_shards
+from pineco.data_pipeline.prepare.twins import first_twins
+from pineco.data_pipeline.randomness import Stream, bits
 
 SPLITS = ("train", "val", "test")
 TENTHS = (8, 1, 1)  # of the images of a class, and of the triplets

@@ -1,4 +1,4 @@
-"""python -m data_pipeline.prepare KIND SRC DST: what people download becomes indexed webdataset shards, here or on S3.
+"""pineco data prepare KIND SRC DST: what people download becomes indexed webdataset shards, here or on S3.
 
 Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 interrupted; the same command goes on.
 """
@@ -6,17 +6,14 @@ Exit codes: 0 done, 2 bad input (one line says what and how to mend it), 130 int
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
-from data_pipeline.errors import InputError
+from pineco.data_pipeline.files import user_path, user_place
 
-BAD_INPUT, INTERRUPTED = 2, 130
-_ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+_BAD_INPUT = 2  # as for every command; `launch.exits` has the others
 _SHARD_SIZE = {
     "csv": 10_000, "images": 10_000, "image-folder": 10_000, "nights": 1000, "bapps": 1000, "things": 1000,
     "class-triplets": 1000, "wds": 1000,
@@ -39,20 +36,20 @@ _KINDS = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"pineco: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(BAD_INPUT)
+        raise SystemExit(_BAD_INPUT)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
-        prog="python -m data_pipeline.prepare",
+        prog="pineco data prepare",
         description="Write what people download as indexed webdataset shards, to a folder or to s3://bucket/prefix. "
         "A call that was stopped goes on where it was.",
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=_Parser)
     for kind, text in _KINDS.items():
         one = kinds.add_parser(kind, help=text, description=text)
-        one.add_argument("source", metavar="SRC", type=Path)
-        one.add_argument("destination", metavar="DST", help="a folder, or s3://bucket/prefix")
+        one.add_argument("source", metavar="SRC", type=user_path)
+        one.add_argument("destination", metavar="DST", type=user_place, help="a folder, or s3://bucket/prefix")
         one.add_argument("--workers", type=_whole(1), default=_cores(), metavar="N", help="processes (default: cores)")
         if kind != "toy":
             _add_image_options(one, resize=kind != "wds")
@@ -112,12 +109,14 @@ def _add_class_triplets_options(parser: argparse.ArgumentParser) -> None:
 def _add_wds_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="the folder of SRC that holds the class folders, such as test")
     parser.add_argument(
-        "--classnames", type=Path, metavar="FILE",
+        "--classnames", type=user_path, metavar="FILE",
         help="one name a line, in the order of sorted folders, or *.json of {folder: name} (default: the folders')",
     )  # fmt: skip
-    parser.add_argument("--templates", type=Path, metavar="FILE", help="prompts, one a line, with {c} for the name")
     parser.add_argument(
-        "--captions", type=Path, metavar="FILE",
+        "--templates", type=user_path, metavar="FILE", help="prompts, one a line, with {c} for the name"
+    )
+    parser.add_argument(
+        "--captions", type=user_path, metavar="FILE",
         help="table of paths below SRC and captions, one a row, for a retrieval set; read as kind csv reads it",
     )  # fmt: skip
     _add_csv_options(parser)
@@ -125,25 +124,13 @@ def _add_wds_options(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    try:
-        result = _prepare(options)
-    except InputError as error:
-        print(f"pineco: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except OSError as error:
-        if error.errno not in _ENVIRONMENT:
-            raise
-        print(f"pineco: {error.filename or options.destination}: {error.strerror}; mend that", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("pineco: stopped; what was made stays, the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+    result = _prepare(options)
     print(describe(options.kind, options.destination, result))
     return 0
 
 
 def _prepare(options: argparse.Namespace) -> Mapping[str, Any]:
-    from data_pipeline.prepare.kinds import prepare  # imports numpy and Pillow, which --help does not need
+    from pineco.data_pipeline.prepare.kinds import prepare  # imports numpy and Pillow, which --help does not need
 
     return prepare(options)
 

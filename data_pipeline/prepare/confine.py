@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from data_pipeline.prepare.outcome import Rejected, RejectError
+from pineco.data_pipeline.prepare.outcome import Rejected, RejectError
 
 MAX_IMAGE = 1 << 28  # bytes; a larger file is no image that we decode
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from data_pipeline.errors import InputError
-from data_pipeline.prepare.job import INDEXED, Layout
-from data_pipeline.shards import Store, open_store
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.job import INDEXED, Layout
+from pineco.data_pipeline.stores.store import Store, open_store
 
 RECORDS = "prepare"  # the folder of the records, of the lock, and of what is being written
 PREPARED = "prepare.json"

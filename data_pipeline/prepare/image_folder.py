@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_pipeline.errors import InputError
-from data_pipeline.prepare.confine import LINKED_FOLDER, image_files, read_below
-from data_pipeline.prepare.images import ImageRules, check_image
-from data_pipeline.prepare.job import Beside, Fingerprint, Made, Part, Reject, fingerprint, slices
-from data_pipeline.prepare.outcome import Kept, Outcome, Rejected, RejectError
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.confine import LINKED_FOLDER, image_files, read_below
+from pineco.data_pipeline.prepare.images import ImageRules, check_image
+from pineco.data_pipeline.prepare.job import Beside, Fingerprint, Made, Part, Reject, fingerprint, slices
+from pineco.data_pipeline.prepare.outcome import Kept, Outcome, Rejected, RejectError
 
 CLASSNAMES = "classnames.txt"
 

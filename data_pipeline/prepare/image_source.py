@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from data_pipeline.prepare.confine import MAX_IMAGE, TOO_LARGE, read_below, resolve_below
-from data_pipeline.prepare.outcome import RejectError
+from pineco.data_pipeline.prepare.confine import MAX_IMAGE, TOO_LARGE, read_below, resolve_below
+from pineco.data_pipeline.prepare.outcome import RejectError
 
 CUT_TAR = "its tar was cut while it was read"
 

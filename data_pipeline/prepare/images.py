@@ -10,8 +10,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data_pipeline.decode import MAX_PIXELS, DecodeError, decode_image, image_format
-from data_pipeline.prepare.outcome import RejectError
+from pineco.data_pipeline.images.decode import MAX_PIXELS, DecodeError, decode_image, image_format
+from pineco.data_pipeline.prepare.outcome import RejectError
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 EMPTY, FOREIGN, UNREADABLE = "empty image", "no JPEG, PNG or WebP image", "image does not decode"

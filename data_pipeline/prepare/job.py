@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from data_pipeline.errors import InputError
-from data_pipeline.prepare.outcome import Outcome, Rejected
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.outcome import Outcome, Rejected
 
 PLACES = 10_000  # samples of a shard: keys have four digits for the place, as img2dataset's
 MAX_PARTS = 100_000  # and five for the shard

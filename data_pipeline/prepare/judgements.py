@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.prepare.job import Reject
-from data_pipeline.prepare.outcome import Rejected
+from pineco.data_pipeline.prepare.job import Reject
+from pineco.data_pipeline.prepare.outcome import Rejected
 
 COLUMNS = ("id", "split", "left_vote", "right_vote", "votes", "ref", "left", "right")
 LOST_IMAGE = "its image was rejected"

@@ -6,22 +6,22 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipeline.errors import InputError
-from data_pipeline.prepare.bapps import open_bapps
-from data_pipeline.prepare.class_triplets import Draw, open_class_triplets
-from data_pipeline.prepare.destination import Destination, check_destination
-from data_pipeline.prepare.image_folder import open_image_folder
-from data_pipeline.prepare.images import ImageRules
-from data_pipeline.prepare.job import INDEXED, Job
-from data_pipeline.prepare.nights import open_nights
-from data_pipeline.prepare.pairs_csv import Columns, open_pairs_csv
-from data_pipeline.prepare.plain_images import open_plain_images
-from data_pipeline.prepare.run import Result, run
-from data_pipeline.prepare.things import ThingsFiles, open_things
-from data_pipeline.prepare.toy import prepare_toy
-from data_pipeline.prepare.wds import LAYOUT as WDS_LAYOUT
-from data_pipeline.prepare.wds import open_wds_captions, open_wds_folders
-from data_pipeline.prepare.yfcc15m import open_yfcc15m
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.bapps import open_bapps
+from pineco.data_pipeline.prepare.class_triplets import Draw, open_class_triplets
+from pineco.data_pipeline.prepare.destination import Destination, check_destination
+from pineco.data_pipeline.prepare.image_folder import open_image_folder
+from pineco.data_pipeline.prepare.images import ImageRules
+from pineco.data_pipeline.prepare.job import INDEXED, Job
+from pineco.data_pipeline.prepare.nights import open_nights
+from pineco.data_pipeline.prepare.pairs_csv import Columns, open_pairs_csv
+from pineco.data_pipeline.prepare.plain_images import open_plain_images
+from pineco.data_pipeline.prepare.run import Result, run
+from pineco.data_pipeline.prepare.things import ThingsFiles, open_things
+from pineco.data_pipeline.prepare.toy import prepare_toy
+from pineco.data_pipeline.prepare.wds import LAYOUT as WDS_LAYOUT
+from pineco.data_pipeline.prepare.wds import open_wds_captions, open_wds_folders
+from pineco.data_pipeline.prepare.yfcc15m import open_yfcc15m
 
 Options = argparse.Namespace
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import InputError
-from data_pipeline.index import index_shard
-from data_pipeline.index.samples import Sample
-from data_pipeline.prepare.confine import resolve_below
-from data_pipeline.prepare.image_folder import find_classes
-from data_pipeline.prepare.image_source import Files, ImageSource, Place, TarMembers
-from data_pipeline.prepare.job import Fingerprint, fingerprint
-from data_pipeline.prepare.outcome import Rejected, RejectError
-from data_pipeline.prepare.raw_samples import DUPLICATE, IMAGE_EXTENSIONS
-from data_pipeline.prepare.wds import LAYOUT, split_folder
-from data_pipeline.prepare.yfcc15m import NO_IMAGE
-from data_pipeline.shards import LocalStore
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index import index_shard
+from pineco.data_pipeline.index.samples import Sample
+from pineco.data_pipeline.prepare.confine import resolve_below
+from pineco.data_pipeline.prepare.image_folder import find_classes
+from pineco.data_pipeline.prepare.image_source import Files, ImageSource, Place, TarMembers
+from pineco.data_pipeline.prepare.job import Fingerprint, fingerprint
+from pineco.data_pipeline.prepare.outcome import Rejected, RejectError
+from pineco.data_pipeline.prepare.raw_samples import DUPLICATE, IMAGE_EXTENSIONS
+from pineco.data_pipeline.prepare.wds import LAYOUT, split_folder
+from pineco.data_pipeline.prepare.yfcc15m import NO_IMAGE
+from pineco.data_pipeline.stores.store import LocalStore
 
 NO_CLASS = "no .cls with the number of a class"
 _DIGITS = 9  # of a class number at most

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from data_pipeline.errors import InputError
-from data_pipeline.prepare.destination import PREPARED, RECORDS, Destination
-from data_pipeline.prepare.job import Fingerprint, Made, Part
-from data_pipeline.prepare.outcome import Rejected
-from data_pipeline.shards import Store
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.destination import PREPARED, RECORDS, Destination
+from pineco.data_pipeline.prepare.job import Fingerprint, Made, Part
+from pineco.data_pipeline.prepare.outcome import Rejected
+from pineco.data_pipeline.stores.store import Store
 
 FORMAT, VERSION = "pineco prepare", 1  # raise VERSION with any change of the bytes
 _MEND = "choose another DST, or delete this one"

@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_pipeline.errors import InputError
-from data_pipeline.prepare.confine import resolve_below
-from data_pipeline.prepare.images import ImageRules
-from data_pipeline.prepare.job import Fingerprint
-from data_pipeline.prepare.judgements import JudgementList
-from data_pipeline.prepare.outcome import RejectError
-from data_pipeline.prepare.triplet_shards import TripletShards, triplet_shards
-from data_pipeline.triplet_fields import (
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.confine import resolve_below
+from pineco.data_pipeline.prepare.images import ImageRules
+from pineco.data_pipeline.prepare.job import Fingerprint
+from pineco.data_pipeline.prepare.judgements import JudgementList
+from pineco.data_pipeline.prepare.outcome import RejectError
+from pineco.data_pipeline.prepare.triplet_shards import TripletShards, triplet_shards
+from pineco.data_pipeline.triplets.fields import (
     GROUP,
     OPTIONAL,
     check_columns,
@@ -22,7 +22,7 @@ from data_pipeline.triplet_fields import (
     parse_group,
     parse_votes,
 )
-from data_pipeline.triplet_table import NIGHTS_COLUMNS
+from pineco.data_pipeline.triplets.table import NIGHTS_COLUMNS
 
 TABLE = "data.csv"
 PATHS = ("ref_path", "left_path", "right_path")

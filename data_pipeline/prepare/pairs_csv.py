@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_pipeline.errors import InputError
-from data_pipeline.prepare.confine import read_below
-from data_pipeline.prepare.images import ImageRules
-from data_pipeline.prepare.job import Beside, Fingerprint, Made, Part, Reject, slices
-from data_pipeline.prepare.outcome import Outcome, RejectError
-from data_pipeline.prepare.pairs import make_pair
-from data_pipeline.prepare.texts import clean_caption
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.confine import read_below
+from pineco.data_pipeline.prepare.images import ImageRules
+from pineco.data_pipeline.prepare.job import Beside, Fingerprint, Made, Part, Reject, slices
+from pineco.data_pipeline.prepare.outcome import Outcome, RejectError
+from pineco.data_pipeline.prepare.pairs import make_pair
+from pineco.data_pipeline.prepare.texts import clean_caption
 
 SHORT_ROW = "fewer fields than columns"
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from data_pipeline.index import split_name
-from data_pipeline.prepare.confine import MAX_IMAGE, TOO_LARGE, read_below
-from data_pipeline.prepare.outcome import Rejected, RejectError
-from data_pipeline.prepare.texts import MAX_TEXT
-from data_pipeline.tar import TarError, read_members
+from pineco.data_pipeline.index import split_name
+from pineco.data_pipeline.prepare.confine import MAX_IMAGE, TOO_LARGE, read_below
+from pineco.data_pipeline.prepare.outcome import Rejected, RejectError
+from pineco.data_pipeline.prepare.texts import MAX_TEXT
+from pineco.data_pipeline.stores.tar import TarError, read_members
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """In the order in which one is taken; what the bytes are is judged later."""

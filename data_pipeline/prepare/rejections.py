@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from data_pipeline.prepare.outcome import Rejected
+from pineco.data_pipeline.prepare.outcome import Rejected
 
 REJECTED = "rejected.jsonl"
 EXAMPLES = 3  # of each reason that are shown

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import InputError
-from data_pipeline.index import build_index
-from data_pipeline.index.manifest import MANIFEST
-from data_pipeline.index.sidecar import sidecar_name
-from data_pipeline.prepare import ledger
-from data_pipeline.prepare.destination import Destination
-from data_pipeline.prepare.job import Job, Made
-from data_pipeline.prepare.progress import progress
-from data_pipeline.prepare.rejections import REJECTED, Rejections
-from data_pipeline.prepare.workers import Maker, making
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index import build_index
+from pineco.data_pipeline.index.manifest import MANIFEST
+from pineco.data_pipeline.index.sidecar import sidecar_name
+from pineco.data_pipeline.prepare import ledger
+from pineco.data_pipeline.prepare.destination import Destination
+from pineco.data_pipeline.prepare.job import Job, Made
+from pineco.data_pipeline.prepare.progress import progress
+from pineco.data_pipeline.prepare.rejections import REJECTED, Rejections
+from pineco.data_pipeline.prepare.workers import Maker, making
 
 Result = Mapping[str, Any]  # what prepare.json says besides the plan
 

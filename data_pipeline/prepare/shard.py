@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_pipeline.prepare.job import Made, sample_key
-from data_pipeline.prepare.outcome import Kept, Outcome, Rejected
-from data_pipeline.tar_writer import TarWriter
+from pineco.data_pipeline.prepare.job import Made, sample_key
+from pineco.data_pipeline.prepare.outcome import Kept, Outcome, Rejected
+from pineco.data_pipeline.stores.tar_writer import TarWriter
 
 
 def write_shard(path: Path, number: int, outcomes: Iterable[Outcome]) -> tuple[Made, list[Rejected]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from data_pipeline.prepare.outcome import RejectError
+from pineco.data_pipeline.prepare.outcome import RejectError
 
 MAX_TEXT = 1 << 22  # bytes of a caption or of metadata; img2dataset's json may hold all EXIF tags of an image
 NO_CAPTION, EMPTY_CAPTION, NO_UTF8 = "no caption", "empty caption", "caption is not UTF-8"

@@ -9,22 +9,45 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from data_pipeline.errors import InputError
-from data_pipeline.index import build_index
-from data_pipeline.index.manifest import MANIFEST
-from data_pipeline.prepare import ledger
-from data_pipeline.prepare.confine import resolve_below
-from data_pipeline.prepare.destination import Destination
-from data_pipeline.prepare.job import Fingerprint
-from data_pipeline.prepare.outcome import RejectError
-from data_pipeline.prepare.run import Result
-from data_pipeline.shards import open_store
-from data_pipeline.toy_world.settings import ToyWorldSettings
-from data_pipeline.toy_world.world import make_toy_world
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index import build_index
+from pineco.data_pipeline.index.manifest import MANIFEST
+from pineco.data_pipeline.prepare import ledger
+from pineco.data_pipeline.prepare.confine import resolve_below
+from pineco.data_pipeline.prepare.destination import Destination
+from pineco.data_pipeline.prepare.images import ImageRules
+from pineco.data_pipeline.prepare.job import Fingerprint
+from pineco.data_pipeline.prepare.nights import open_nights
+from pineco.data_pipeline.prepare.outcome import RejectError
+from pineco.data_pipeline.prepare.run import Result, run
+from pineco.data_pipeline.stores.store import open_store
+from pineco.data_pipeline.toy_world.settings import ToyWorldSettings
+from pineco.data_pipeline.toy_world.world import write_world
 
 WORLD = "world.json"
+INDEXED = ("pairs/train", "pairs/val")
+TRIPLETS, TRIPLET_SHARDS = "triplets", "shards/triplets"
+_IMAGES = 1000  # of a shard of triplets
 _BENCHMARKS = "wds/"  # read from their first to their last shard, so that nobody needs an index of them
 _THREADS = 16  # files at a time; a copy waits for a disk or for S3
+
+
+def make_toy_world(root: Path, settings: ToyWorldSettings, *, workers: int | None = None) -> Path:
+    """Write the toy world of these settings into root, or find it there, ready to be streamed; returns root.
+
+    Several processes may ask for the same root at once: one writes, the others wait for it. An interrupted
+    generation starts over. workers: processes to render with, by default one per core; they change no byte.
+    """
+    return write_world(root, settings, make_streamable, workers=workers)
+
+
+def make_streamable(root: Path, workers: int) -> None:
+    """Writes the indexes, and the shards of the triplets."""
+    root = root.absolute()  # a folder called "pipe:x" is refused where it begins the path
+    for folder in INDEXED:
+        build_index(root / folder, workers=1)
+    job = open_nights((root / TRIPLETS).resolve(), ImageRules(), _IMAGES, workers)
+    run(job, Destination(str(root / TRIPLET_SHARDS)), workers)
 
 
 def prepare_toy(root: Path, place: str, workers: int) -> Result:

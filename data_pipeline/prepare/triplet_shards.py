@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import InputError
-from data_pipeline.prepare.image_source import Files, ImageSource
-from data_pipeline.prepare.images import ImageRules, check_image
-from data_pipeline.prepare.job import Beside, Fingerprint, Made, Part, Reject, slices
-from data_pipeline.prepare.judgements import Judgements, write_table
-from data_pipeline.prepare.outcome import Kept, Outcome, Rejected, RejectError
-from data_pipeline.prepare.twins import first_twins
-from data_pipeline.triplet_table import TABLE
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.image_source import Files, ImageSource
+from pineco.data_pipeline.prepare.images import ImageRules, check_image
+from pineco.data_pipeline.prepare.job import Beside, Fingerprint, Made, Part, Reject, slices
+from pineco.data_pipeline.prepare.judgements import Judgements, write_table
+from pineco.data_pipeline.prepare.outcome import Kept, Outcome, Rejected, RejectError
+from pineco.data_pipeline.prepare.twins import first_twins
+from pineco.data_pipeline.triplets.table import TABLE
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.errors import InputError
+from pineco.data_pipeline.errors import InputError
 
 TEMPLATES = ("a photo of {c}.",)  # where none are given
 

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.errors import InputError
-from data_pipeline.index import scan_file, write_sidecar
-from data_pipeline.index.sidecar import sidecar_name
-from data_pipeline.prepare.destination import Destination
-from data_pipeline.prepare.job import Job, Layout, Made, Part
-from data_pipeline.prepare.ledger import write_record
-from data_pipeline.prepare.shard import write_shard
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index import scan_file, write_sidecar
+from pineco.data_pipeline.index.sidecar import sidecar_name
+from pineco.data_pipeline.prepare.destination import Destination
+from pineco.data_pipeline.prepare.job import Job, Layout, Made, Part
+from pineco.data_pipeline.prepare.ledger import write_record
+from pineco.data_pipeline.prepare.shard import write_shard
 
 _CTRL_C = 0.2  # seconds: workers leave at Ctrl-C, and the news of it may come before our own KeyboardInterrupt
 

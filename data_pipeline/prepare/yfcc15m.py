@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_pipeline.errors import InputError
-from data_pipeline.index import split_name
-from data_pipeline.prepare.confine import LINKED_FOLDER, resolve_below
-from data_pipeline.prepare.images import ImageRules
-from data_pipeline.prepare.job import MAX_PARTS, Beside, Fingerprint, Made, Part, Reject, fingerprint
-from data_pipeline.prepare.outcome import Kept, Outcome, Rejected, RejectError
-from data_pipeline.prepare.pairs import make_pair
-from data_pipeline.prepare.raw_samples import IMAGE_EXTENSIONS, RawSample, read_folder, read_tar
-from data_pipeline.prepare.texts import choose_caption, parse_metadata
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index import split_name
+from pineco.data_pipeline.prepare.confine import LINKED_FOLDER, resolve_below
+from pineco.data_pipeline.prepare.images import ImageRules
+from pineco.data_pipeline.prepare.job import MAX_PARTS, Beside, Fingerprint, Made, Part, Reject, fingerprint
+from pineco.data_pipeline.prepare.outcome import Kept, Outcome, Rejected, RejectError
+from pineco.data_pipeline.prepare.pairs import make_pair
+from pineco.data_pipeline.prepare.raw_samples import IMAGE_EXTENSIONS, RawSample, read_folder, read_tar
+from pineco.data_pipeline.prepare.texts import choose_caption, parse_metadata
 
 NO_IMAGE = "no image"
 _LAYOUT = "expected img2dataset's output: *.tar with KEY.jpg, KEY.txt, KEY.json, or folders of such files"

@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from data_pipeline.toy_world.layouts import Layout, pick
-from data_pipeline.toy_world.scene import Scene, ToyObject
+from pineco.data_pipeline.toy_world.layouts import Layout, pick
+from pineco.data_pipeline.toy_world.scene import Scene, ToyObject
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LAYOUT_PHRASES: dict[Layout, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from data_pipeline.toy_world.layouts import between
+from pineco.data_pipeline.toy_world.layouts import between
 
 RGB = tuple[float, float, float]
 Colour = Literal["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"]

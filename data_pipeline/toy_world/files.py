@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipeline.toy_world.samples import (
+from pineco.data_pipeline.toy_world.samples import (
     TRIPLET_COLUMNS,
     ZERO_SHOT_SETS,
     Maker,
@@ -26,8 +26,8 @@ from data_pipeline.toy_world.samples import (
     triplet,
     zero_shot,
 )
-from data_pipeline.toy_world.scene import SHAPES
-from data_pipeline.toy_world.settings import ToyWorldSettings
+from pineco.data_pipeline.toy_world.scene import SHAPES
+from pineco.data_pipeline.toy_world.settings import ToyWorldSettings
 
 PARTS = ("pairs", "triplets", "wds", "dense", "shards")  # the folders of a world; the last one by streamed.py
 _WDS_SHARD = 500  # CLIP_benchmark's limit, whatever shard_size says

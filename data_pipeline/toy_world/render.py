@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.toy_world.scene import SHAPES, Background, Scene, Shape, Texture, ToyObject
+from pineco.data_pipeline.toy_world.scene import SHAPES, Background, Scene, Shape, Texture, ToyObject
 
 Array = NDArray[np.floating]  # float32 throughout, for speed
 

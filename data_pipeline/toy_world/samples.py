@@ -17,13 +17,13 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from data_pipeline.toy_world.captions import LAYOUT_PHRASES, NUMBERS, captions
-from data_pipeline.toy_world.colours import COLOURS
-from data_pipeline.toy_world.layouts import LAYOUTS
-from data_pipeline.toy_world.render import render
-from data_pipeline.toy_world.scene import SHAPES, TEXTURES, Scene, sample_scene
-from data_pipeline.toy_world.settings import ToyWorldSettings
-from data_pipeline.toy_world.similarity import vary, vote
+from pineco.data_pipeline.toy_world.captions import LAYOUT_PHRASES, NUMBERS, captions
+from pineco.data_pipeline.toy_world.colours import COLOURS
+from pineco.data_pipeline.toy_world.layouts import LAYOUTS
+from pineco.data_pipeline.toy_world.render import render
+from pineco.data_pipeline.toy_world.scene import SHAPES, TEXTURES, Scene, sample_scene
+from pineco.data_pipeline.toy_world.settings import ToyWorldSettings
+from pineco.data_pipeline.toy_world.similarity import vary, vote
 
 Sample = tuple[str, dict[str, bytes]]  # key, file extension -> content
 Maker = Callable[[ToyWorldSettings, str, int], Sample]  # of sample `index` of a split

@@ -14,9 +14,17 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from data_pipeline.errors import InputError
-from data_pipeline.toy_world.colours import BACKGROUND_HSV, COLOURS, RGB, Colour, lab, sample_accent, sample_colour
-from data_pipeline.toy_world.layouts import (
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.toy_world.colours import (
+    BACKGROUND_HSV,
+    COLOURS,
+    RGB,
+    Colour,
+    lab,
+    sample_accent,
+    sample_colour,
+)
+from pineco.data_pipeline.toy_world.layouts import (
     RADIUS,
     SIZES,
     Layout,

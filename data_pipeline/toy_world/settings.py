@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from data_pipeline.errors import InputError
+from pineco.data_pipeline.errors import InputError
 
 
 def _setting(default: int, low: int, high: int, text: str) -> Any:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.toy_world.colours import COLOURS, lab, sample_accent, sample_colour
-from data_pipeline.toy_world.layouts import arrangements, max_radius, pick, place
-from data_pipeline.toy_world.scene import (
+from pineco.data_pipeline.toy_world.colours import COLOURS, lab, sample_accent, sample_colour
+from pineco.data_pipeline.toy_world.layouts import arrangements, max_radius, pick, place
+from pineco.data_pipeline.toy_world.scene import (
     MIN_CONTRAST,
     SHAPES,
     TEXTURES,

@@ -1,28 +1,28 @@
 """The toy world: image-text pairs, triplets, zero-shot sets and dense labels, rendered from a seed.
 
-    python -m data_pipeline.toy_world DEST [--seed N --train-pairs N ...]
+    pineco data toy DEST [--seed N --train-pairs N ...]
 
 The files have the layouts of img2dataset, NIGHTS and CLIP_benchmark, so whatever reads the toy world reads
 the real sets. A world is a pure function of its settings. `world.json` is written last; without it there is no
 world.
 """
 
-import argparse
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-import sys
-from dataclasses import asdict, fields
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
-from data_pipeline.errors import InputError
-from data_pipeline.toy_world.files import PARTS, write_files
-from data_pipeline.toy_world.settings import ToyWorldSettings
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.toy_world.files import PARTS, write_files
+from pineco.data_pipeline.toy_world.settings import ToyWorldSettings
 
 SCHEMA = 3  # raise it with any change of the bytes, so that an old world is not taken for a new one
 READABLE = (2, SCHEMA)  # version 2 lacks the prompts in shards/triplets, which the one who needs them says
+Finish = Callable[[Path, int], None]
 _MARKER = ".partial"  # stands in a folder while its world is being written
 
 
@@ -36,11 +36,9 @@ def _inventory(root: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def _generate(root: Path, settings: ToyWorldSettings, workers: int) -> None:
-    from data_pipeline.toy_world.streamed import make_streamable  # whatever reads a world need not import it
-
+def _generate(root: Path, settings: ToyWorldSettings, finish: Finish, workers: int) -> None:
     write_files(root, settings, workers)
-    make_streamable(root, workers)
+    finish(root, workers)
     record = {"schema": SCHEMA, "settings": asdict(settings), "files": _inventory(root)}
     draft = root / f"{_MARKER}.json"
     draft.write_text(json.dumps(record, indent=1))
@@ -81,11 +79,11 @@ def _claim(root: Path) -> None:
         raise InputError(f"{root} holds {foreign[0]!r} and no toy world: choose an empty or a new folder")
 
 
-def make_toy_world(root: Path, settings: ToyWorldSettings, *, workers: int | None = None) -> Path:
-    """Write the toy world of these settings into root, or find it there; returns root.
+def write_world(root: Path, settings: ToyWorldSettings, finish: Finish, *, workers: int | None = None) -> Path:
+    """Write the files of a world into root, or find it there; returns root.
 
-    Several processes may ask for the same root at once: one writes, the others wait for it. An interrupted
-    generation starts over. workers: processes to render with, by default one per core; they change no byte.
+    `finish(root, workers)` adds what is made of the files (indexes, shards of triplets) before the world counts as
+    complete. See `prepare.toy.make_toy_world`, which is what everybody calls.
     """
     root = Path(root)
     workers = (os.cpu_count() or 1) if workers is None else workers
@@ -99,30 +97,6 @@ def make_toy_world(root: Path, settings: ToyWorldSettings, *, workers: int | Non
         if not _is_complete(root, settings):
             for part in PARTS:
                 shutil.rmtree(root / part, ignore_errors=True)
-            _generate(root, settings, workers)
+            _generate(root, settings, finish, workers)
         (root / _MARKER).unlink(missing_ok=True)
     return root
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m data_pipeline.toy_world", description="Write the toy world.")
-    parser.add_argument("dest", type=Path, metavar="DEST", help="an empty or new folder")
-    for item in fields(ToyWorldSettings):
-        flag, text = "--" + item.name.replace("_", "-"), f"{item.metadata['help']} (default {item.default})"
-        parser.add_argument(flag, type=int, default=item.default, metavar="N", help=text.replace("%", "%%"))
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        settings = ToyWorldSettings(**{f.name: getattr(options, f.name) for f in fields(ToyWorldSettings)})
-        root = make_toy_world(options.dest, settings, workers=options.workers)
-    except InputError as error:
-        print(f"pineco: {error}", file=sys.stderr)
-        return 2
-    counts = {name: value for name, value in asdict(settings).items() if name not in ("seed", "jpeg_quality")}
-    print(f"toy world in {root}: {', '.join(f'{name}={value}' for name, value in counts.items())}")
-    return 0

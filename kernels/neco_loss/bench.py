@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kernels.bench_case import Case
-from kernels.neco_loss import neco_loss, reference
-from kernels.soft_sort.networks import layers
-from kernels.soft_sort.relaxation import Relaxation
+from pineco.kernels.bench_case import Case
+from pineco.kernels.neco_loss import neco_loss, reference
+from pineco.kernels.soft_sort.networks import layers
+from pineco.kernels.soft_sort.relaxation import Relaxation
 
 # (B, N, M, D): NeCo's published step, 64 images x 10 pairs of views; more references at a batch of 8, where 512 of them
 # take the original 190 MB a row. On a CPU, a small batch.

@@ -14,10 +14,10 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from kernels.neco_loss.reference import SMALLEST
-from kernels.soft_sort import chunked as sorting
-from kernels.soft_sort.networks import Wiring
-from kernels.soft_sort.relaxation import Relaxation
+from pineco.kernels.neco_loss.reference import SMALLEST
+from pineco.kernels.soft_sort import chunked as sorting
+from pineco.kernels.soft_sort.networks import Wiring
+from pineco.kernels.soft_sort.relaxation import Relaxation
 
 _SHARES = 1 << 20  # numbers that the values of a group leave for all layers of both sides
 

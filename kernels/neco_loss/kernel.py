@@ -14,14 +14,14 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.launches import Launch
-from kernels.neco_loss.memory import loss_in_memory
-from kernels.neco_loss.registers import loss_in_registers
-from kernels.soft_sort import kernel as sorting
-from kernels.soft_sort.kernel import Plan, Size
-from kernels.soft_sort.memory import values_backward
-from kernels.soft_sort.networks import LARGEST, Network
-from kernels.soft_sort.relaxation import Relaxation
+from pineco.kernels.launches import Launch
+from pineco.kernels.neco_loss.memory import loss_in_memory
+from pineco.kernels.neco_loss.registers import loss_in_registers
+from pineco.kernels.soft_sort import kernel as sorting
+from pineco.kernels.soft_sort.kernel import Plan, Size
+from pineco.kernels.soft_sort.memory import values_backward
+from pineco.kernels.soft_sort.networks import LARGEST, Network
+from pineco.kernels.soft_sort.relaxation import Relaxation
 
 _REGISTER_BITS = 7  # states of 256 wires leave no room for three of them
 _LANES = 32  # vectors of a tile: one for each thread of a warp

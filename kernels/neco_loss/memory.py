@@ -11,8 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.neco_loss.registers import terms
-from kernels.soft_sort.memory import back, store_unit_vectors, through
+from pineco.kernels.neco_loss.registers import terms
+from pineco.kernels.soft_sort.memory import back, store_unit_vectors, through
 
 
 @triton.jit(do_not_specialize=["rows", "n", "bits", "layers", "bitonic"])

@@ -8,11 +8,11 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from kernels.backend import Backend, choose_backend
-from kernels.neco_loss import chunked
-from kernels.patch_distance import patch_distance
-from kernels.soft_sort.networks import LARGEST, Network, wiring
-from kernels.soft_sort.relaxation import Distribution, Relaxation, check_steepness
+from pineco.kernels.backend import Backend, choose_backend
+from pineco.kernels.neco_loss import chunked
+from pineco.kernels.patch_distance import patch_distance
+from pineco.kernels.soft_sort.networks import LARGEST, Network, wiring
+from pineco.kernels.soft_sort.relaxation import Distribution, Relaxation, check_steepness
 
 SortedMetric = Literal["cosine_similarity", "euclidean"]
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -30,7 +30,7 @@ def _forward(
     sharp = [Relaxation(cast(Distribution, distribution), s) for s in (student_steepness, teacher_steepness)]
     tensors, known = (student.contiguous(), teacher.contiguous(), scale), cast(Network, network)
     if backend == "triton":
-        from kernels.neco_loss import kernel  # not above: Triton is not installed everywhere
+        from pineco.kernels.neco_loss import kernel  # not above: Triton is not installed everywhere
 
         with torch.cuda.device_of(student):
             losses, grad = kernel.forward(*tensors, known, sharp[0], sharp[1], gradient)
@@ -85,13 +85,13 @@ def neco_loss(
     (M, D) shared by the batch, 1 <= M <= 1024. One floating dtype, any strides and scale. Only the student gets a
     gradient.
     metric: of what is sorted, ascending: cosine similarities, or euclidean distances (an ablation of the paper's).
-    network, distribution, *_steepness: of the soft sort of each patch's row; see kernels.soft_sort.
+    network, distribution, *_steepness: of the soft sort of each patch's row; see pineco.kernels.soft_sort.
     weights: (B,) or (B, N), finite and not negative, of the patches in the mean; None for equal ones. They get no
     gradient. Where all are 0, the loss and its gradient are.
     returns: a scalar, the mean over patches and references of the cross-entropy between the student's and the teacher's
     distributions over positions; float32 (float64 for float64), also under autocast. It and its gradient are finite.
     raises: ValueError for arguments out of these bounds, and on the CPU for values that are not finite; elsewhere, and
-    inside torch.compile, a check would stop the device, and the loss comes out as NaN. backend: see kernels.backend.
+    inside torch.compile, a check would stop the device, and the loss comes out as NaN. backend: see pineco.kernels.backend.
     """
     _check(student, teacher, references, weights)
     if metric not in get_args(SortedMetric):

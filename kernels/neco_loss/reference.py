@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.patch_distance.reference import patch_distance
-from kernels.soft_sort.networks import Network, wiring
-from kernels.soft_sort.reference import soft_sort
-from kernels.soft_sort.relaxation import Relaxation
+from pineco.kernels.patch_distance.reference import patch_distance
+from pineco.kernels.soft_sort.networks import Network, wiring
+from pineco.kernels.soft_sort.reference import soft_sort
+from pineco.kernels.soft_sort.relaxation import Relaxation
 
 SMALLEST = torch.finfo(torch.float32).tiny  # logarithms are of this at least, which gets no gradient; in float64, too
 

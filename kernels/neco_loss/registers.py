@@ -11,8 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.neco_loss.reference import SMALLEST
-from kernels.soft_sort.registers import block_backward, blocks, unit_vectors
+from pineco.kernels.neco_loss.reference import SMALLEST
+from pineco.kernels.soft_sort.registers import block_backward, blocks, unit_vectors
 
 _SMALLEST = tl.constexpr(SMALLEST)
 

@@ -1,5 +1,5 @@
 """Distances between patch features, fused with their normalisation."""
 
-from kernels.patch_distance.op import patch_distance
+from pineco.kernels.patch_distance.op import patch_distance
 
 __all__ = ["patch_distance"]

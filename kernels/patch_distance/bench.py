@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kernels.bench_case import Case
-from kernels.patch_distance import patch_distance, reference
+from pineco.kernels.bench_case import Case
+from pineco.kernels.patch_distance import patch_distance, reference
 
 # (B, N, M, D): NeCo's published step, 64 images x 10 pairs of views; whole maps of ViT-B features
 _SIZES = ((640, 49, 49, 256), (16, 256, 256, 768))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.patch_distance.reference import SHORTEST
+from pineco.kernels.patch_distance.reference import SHORTEST
 
 _SHORT = tl.constexpr(SHORTEST * SHORTEST)
 _HUGE = tl.constexpr(2.0**100)  # a larger sum of squares is taken again, of the row times _DOWN

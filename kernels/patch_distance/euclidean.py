@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.patch_distance.cosine import tile_of
+from pineco.kernels.patch_distance.cosine import tile_of
 
 _HUGE = tl.constexpr(2.0**100)  # a larger sum of squares is taken again, of differences times _DOWN
 _DOWN = tl.constexpr(2.0**-80)

@@ -9,9 +9,9 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.launches import Launch
-from kernels.patch_distance.cosine import cosine_backward, cosine_forward
-from kernels.patch_distance.euclidean import euclidean_backward, euclidean_forward
+from pineco.kernels.launches import Launch
+from pineco.kernels.patch_distance.cosine import cosine_backward, cosine_forward
+from pineco.kernels.patch_distance.euclidean import euclidean_backward, euclidean_forward
 
 _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _AFFINE = {"cosine": (1.0, -1.0), "cosine_similarity": (0.0, 1.0)}  # value = offset + sign · cosine

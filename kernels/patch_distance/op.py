@@ -7,9 +7,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from kernels.backend import Backend, choose_backend
-from kernels.patch_distance import reference
-from kernels.patch_distance.reference import Metric
+from pineco.kernels.backend import Backend, choose_backend
+from pineco.kernels.patch_distance import reference
+from pineco.kernels.patch_distance.reference import Metric
 
 _METRICS = get_args(Metric)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -17,7 +17,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @torch.library.custom_op("pineco::patch_distance", mutates_args=())
 def _forward(queries: Tensor, references: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
-    from kernels.patch_distance import kernel  # not above: Triton is not installed everywhere
+    from pineco.kernels.patch_distance import kernel  # not above: Triton is not installed everywhere
 
     with torch.cuda.device_of(queries):
         return kernel.forward(queries, references, metric)
@@ -42,7 +42,7 @@ def _gradient(
     inverse_other: Tensor,
     metric: str,
 ) -> Tensor:
-    from kernels.patch_distance import kernel  # not above: Triton is not installed everywhere
+    from pineco.kernels.patch_distance import kernel  # not above: Triton is not installed everywhere
 
     with torch.cuda.device_of(own):
         return kernel.gradient(gradients, values, own, other, inverse_own, inverse_other, metric)

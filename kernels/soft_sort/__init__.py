@@ -1,5 +1,5 @@
 """Differentiable sorting networks, batched: sorted values and the soft permutation."""
 
-from kernels.soft_sort.op import soft_sort
+from pineco.kernels.soft_sort.op import soft_sort
 
 __all__ = ["soft_sort"]

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kernels.bench_case import Case
-from kernels.soft_sort import reference, soft_sort
-from kernels.soft_sort.networks import layers, wiring
-from kernels.soft_sort.relaxation import Relaxation
+from pineco.kernels.bench_case import Case
+from pineco.kernels.soft_sort import reference, soft_sort
+from pineco.kernels.soft_sort.networks import layers, wiring
+from pineco.kernels.soft_sort.relaxation import Relaxation
 
 _Sort = Callable[[Tensor], tuple[Tensor, Tensor]]
 _STEEPNESS = 10.0

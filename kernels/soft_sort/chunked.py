@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.soft_sort.networks import Wiring
-from kernels.soft_sort.relaxation import Relaxation
+from pineco.kernels.soft_sort.networks import Wiring
+from pineco.kernels.soft_sort.relaxation import Relaxation
 
 STATE = 1 << 18  # numbers in the state of a chunk, at most: 1 MB of fp32, a share of the second-level cache
 STATES = 1 << 22  # numbers in the states of all layers of a chunk, for the backward pass, at most

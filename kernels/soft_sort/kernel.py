@@ -13,10 +13,10 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.launches import Launch
-from kernels.soft_sort import memory, registers
-from kernels.soft_sort.networks import LARGEST, Network
-from kernels.soft_sort.relaxation import Distribution, Relaxation
+from pineco.kernels.launches import Launch
+from pineco.kernels.soft_sort import memory, registers
+from pineco.kernels.soft_sort.networks import LARGEST, Network
+from pineco.kernels.soft_sort.relaxation import Distribution, Relaxation
 
 _REGISTER_BITS = 7  # a gradient in registers holds 3 states: those of 256 wires leave no room for a second program
 _LANES = 32  # vectors of a tile: one for each thread of a warp

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.soft_sort.comparators import argument, comparators, density, mix, mix_values, share
+from pineco.kernels.soft_sort.comparators import argument, comparators, density, mix, mix_values, share
 
 _INTEGERS = ["rows", "n", "bits", "layers", "bitonic"]  # one compilation for all of them
 

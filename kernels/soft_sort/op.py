@@ -8,10 +8,10 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from kernels.backend import Backend, choose_backend
-from kernels.soft_sort import chunked
-from kernels.soft_sort.networks import LARGEST, Network, wiring
-from kernels.soft_sort.relaxation import Distribution, Relaxation, check_steepness
+from pineco.kernels.backend import Backend, choose_backend
+from pineco.kernels.soft_sort import chunked
+from pineco.kernels.soft_sort.networks import LARGEST, Network, wiring
+from pineco.kernels.soft_sort.relaxation import Distribution, Relaxation, check_steepness
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -26,7 +26,7 @@ def _forward(
     relaxation = Relaxation(cast(Distribution, distribution), steepness, art_lambda)
     exact = _computed(values)
     if backend == "triton":
-        from kernels.soft_sort import kernel  # not above: Triton is not installed everywhere
+        from pineco.kernels.soft_sort import kernel  # not above: Triton is not installed everywhere
 
         with torch.cuda.device_of(values):
             return kernel.forward(exact, cast(Network, network), relaxation)
@@ -42,7 +42,7 @@ def _backward(
     relaxation = Relaxation(cast(Distribution, distribution), steepness, art_lambda)
     exact = _computed(values)
     if backend == "triton":
-        from kernels.soft_sort import kernel  # not above: Triton is not installed everywhere
+        from pineco.kernels.soft_sort import kernel  # not above: Triton is not installed everywhere
 
         ordered, permutation = (x if x is None else x.contiguous() for x in (grad_ordered, grad_permutation))
         with torch.cuda.device_of(values):
@@ -103,7 +103,7 @@ def soft_sort(
     Rows and columns of the permutation sum to 1. It is a transposed view: the originals are contiguous.
     steepness: of the comparators, above 0, at most 3.4e38; the larger, the more exact the sort. distribution: F of
     relaxation.py.
-    art_lambda: of `logistic_phi` only, 0 to 1. backend: see kernels.backend.
+    art_lambda: of `logistic_phi` only, 0 to 1. backend: see pineco.kernels.backend.
 
     Raises ValueError for arguments out of these bounds, and on the CPU for values that are not finite. On CUDA, where
     looking would stop the device, a row with such a value comes out as NaN in both outputs and in its gradient.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.soft_sort.networks import Wiring
-from kernels.soft_sort.relaxation import Relaxation
+from pineco.kernels.soft_sort.networks import Wiring
+from pineco.kernels.soft_sort.relaxation import Relaxation
 
 
 def soft_sort(values: Tensor, wiring: Wiring, relaxation: Relaxation) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.soft_sort.comparators import mix
+from pineco.kernels.soft_sort.comparators import mix
 
 
 @triton.jit

@@ -10,16 +10,24 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data_pipeline.batches import TripletBatch
-from data_pipeline.errors import InputError
-from pretrain.backbones import Backbone, ClipBackbone, build_backbone
-from pretrain.distributed import RankInfo
-from pretrain.export import EXPORT, Exported
-from pretrain.features import feature_width, image_features
-from pretrain.lora import adapter_files, add_lora, as_open_clip, as_split, load_base, merged_state, split_attention
-from pretrain.losses import cosine_distance, triplet_hinge, two_afc
-from pretrain.objectives.base import Objective, StepOutput
-from pretrain.recipe import AlignMember, AlignSettings, Recipe
+from pineco.data_pipeline.batches import TripletBatch
+from pineco.data_pipeline.errors import InputError
+from pineco.pretrain.distributed import RankInfo
+from pineco.pretrain.losses import cosine_distance, triplet_hinge, two_afc
+from pineco.pretrain.models.backbones import Backbone, ClipBackbone, build_backbone
+from pineco.pretrain.models.export import EXPORT, Exported
+from pineco.pretrain.models.features import feature_width, image_features
+from pineco.pretrain.models.lora import (
+    adapter_files,
+    add_lora,
+    as_open_clip,
+    as_split,
+    load_base,
+    merged_state,
+    split_attention,
+)
+from pineco.pretrain.objectives.base import Objective, StepOutput
+from pineco.pretrain.recipe.settings import AlignMember, AlignSettings, Recipe
 
 SCHEMA = 2  # of perceptual.json; in 1, class tokens and patches were read after the last norm
 

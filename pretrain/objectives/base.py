@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pretrain.export import Exported, ExportFormat
+from pineco.pretrain.models.export import Exported, ExportFormat
 
 MODEL = "model."  # before the names of the exported model's tensors
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from data_pipeline.batches import ImageTextBatch
-from pretrain.distributed import RankInfo
-from pretrain.losses import contrastive_loss
-from pretrain.models import Normalise, build_clip, load_text_tower, open_clip_export
-from pretrain.objectives.base import Bound, Objective, StepOutput, logit_scale_bound
-from pretrain.recipe import ClipSettings, Recipe
+from pineco.data_pipeline.batches import ImageTextBatch
+from pineco.pretrain.distributed import RankInfo
+from pineco.pretrain.losses import contrastive_loss
+from pineco.pretrain.models.clip import Normalise, build_clip, load_text_tower, open_clip_export
+from pineco.pretrain.objectives.base import Bound, Objective, StepOutput, logit_scale_bound
+from pineco.pretrain.recipe.settings import ClipSettings, Recipe
 
 
 class Clip(Objective):

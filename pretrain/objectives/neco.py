@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from data_pipeline.batches import MultiCropBatch
-from data_pipeline.errors import InputError
-from kernels.neco_loss import neco_loss
-from pretrain.attention_mask import LEAST_SIDE, foreground
-from pretrain.backbones import build_backbone
-from pretrain.distributed import RankInfo, mean_over_ranks
-from pretrain.ema import follow, momentum
-from pretrain.objectives.base import Objective, StepOutput
-from pretrain.patch_queue import PatchQueue, pick, shuffled
-from pretrain.recipe import MultiCropSettings, NecoSettings, Recipe
+from pineco.data_pipeline.batches import MultiCropBatch
+from pineco.data_pipeline.errors import InputError
+from pineco.kernels.neco_loss import neco_loss
+from pineco.pretrain.distributed import RankInfo, mean_over_ranks
+from pineco.pretrain.models.attention_mask import LEAST_SIDE, foreground
+from pineco.pretrain.models.backbones import build_backbone
+from pineco.pretrain.objectives.base import Objective, StepOutput
+from pineco.pretrain.optim import cosine, follow
+from pineco.pretrain.patch_queue import PatchQueue, pick, shuffled
+from pineco.pretrain.recipe.settings import MultiCropSettings, NecoSettings, Recipe
 
 GLOBALS = 2
 
@@ -95,7 +95,7 @@ class Neco(Objective):
 
     def after_step(self, step: int) -> None:
         if self.teacher is not None:
-            share = momentum(step, self.steps, self.settings.momentum, self.settings.momentum_end)
+            share = cosine(step, self.steps, self.settings.momentum, self.settings.momentum_end)
             follow(self.teacher["model"], self.model, share)
             follow(self.teacher["head"], self.head, share)
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_pipeline.batches import CaptionedTripletBatch, TripletBatch
-from pretrain.distributed import RankInfo
-from pretrain.features import clip_features
-from pretrain.losses import cosine_distance, prompt_contrastive_loss, triplet_hinge, two_afc
-from pretrain.models import Normalise, build_clip, open_clip_export
-from pretrain.objectives.base import Bound, Objective, StepOutput, logit_scale_bound
-from pretrain.recipe import PerceptualInitSettings, Recipe
+from pineco.data_pipeline.batches import CaptionedTripletBatch, TripletBatch
+from pineco.pretrain.distributed import RankInfo
+from pineco.pretrain.losses import cosine_distance, prompt_contrastive_loss, triplet_hinge, two_afc
+from pineco.pretrain.models.clip import Normalise, build_clip, open_clip_export
+from pineco.pretrain.models.features import clip_features
+from pineco.pretrain.objectives.base import Bound, Objective, StepOutput, logit_scale_bound
+from pineco.pretrain.recipe.settings import PerceptualInitSettings, Recipe
 
 
 class PerceptualInit(Objective):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.errors import InputError
-from data_pipeline.loader import CHUNK, DataPosition, Loader, LoaderSettings
-from data_pipeline.order import EpochOrder
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.loader import CHUNK, DataPosition, Loader, LoaderSettings
+from pineco.data_pipeline.order import EpochOrder
 from tests.support.sources import NumberReader, Numbers, NumberSource
 
 LONG = 10.0  # seconds; far more than anything here takes

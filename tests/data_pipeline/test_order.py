@@ -11,16 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import order as order_module
-from data_pipeline.errors import InputError
-from data_pipeline.index.table import GROUP_BYTES
-from data_pipeline.order import (
-    EXTENTS_A_LANE,
-    EpochOrder,
-    Extents,
-    cut_extents,
-    rank_slice,
-)
+from pineco.data_pipeline import order as order_module
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index.table import GROUP_BYTES
+from pineco.data_pipeline.order import EXTENTS_A_LANE, EpochOrder, Extents, cut_extents, rank_slice
 
 SAMPLE_BYTES = 60_000  # a typical image with its caption
 

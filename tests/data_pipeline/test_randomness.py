@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.randomness import Stream, bits, generator, permutation
+from pineco.data_pipeline.randomness import Stream, bits, generator, permutation
 
 SETTINGS = [(seed, stream, (epoch, n, 0)) for seed in (0, 1) for stream in Stream for epoch in (0, 1) for n in (0, 1)]
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from data_pipeline.errors import InputError
-from data_pipeline.index.lookup import Index
-from data_pipeline.index.manifest import Manifest, decode_manifest, encode_manifest
-from data_pipeline.index.scan import scan_shard
-from data_pipeline.index.sidecar import _PREFIX, ShardEntry, crc32, decode_sidecar, sidecar_name, write_sidecar
-from data_pipeline.index.table import MEMBER, ShardIndex, rows_fit
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index.lookup import Index
+from pineco.data_pipeline.index.manifest import Manifest, decode_manifest, encode_manifest
+from pineco.data_pipeline.index.scan import scan_shard
+from pineco.data_pipeline.index.sidecar import _PREFIX, ShardEntry, crc32, decode_sidecar, sidecar_name, write_sidecar
+from pineco.data_pipeline.index.table import MEMBER, ShardIndex, rows_fit
 from tests.data_pipeline.index.conftest import MemoryStore, whole_shard
 from tests.fuzz.fuzzing import fuzz
 from tests.fuzz.mutations import changed_bytes, changed_json

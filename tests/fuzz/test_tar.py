@@ -7,12 +7,12 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-from data_pipeline.index.scan import WINDOW, scan_shard
-from data_pipeline.index.table import DamagedError, rows_fit
-from data_pipeline.tar import BLOCK, MAX_END, MAX_NAME, Member, TarError, read_members
+from pineco.data_pipeline.index.scan import WINDOW, scan_shard
+from pineco.data_pipeline.index.table import DamagedError, rows_fit
+from pineco.data_pipeline.stores.tar import BLOCK, MAX_END, MAX_NAME, Member, TarError, read_members
 from tests.data_pipeline.conftest import tar_bytes
 from tests.data_pipeline.index.conftest import MemoryStore, pairs
-from tests.data_pipeline.test_tar import header, padded, reader
+from tests.data_pipeline.stores.test_tar import header, padded, reader
 from tests.fuzz.fuzzing import fuzz
 from tests.fuzz.mutations import changed_bytes
 

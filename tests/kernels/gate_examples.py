@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.launches import Launch
+from pineco.kernels.launches import Launch
 
 
 @triton.jit

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kernels import aot
-from kernels.aot import SHARED_LIMIT, Compiled, compile_all, modules, table
+from pineco.kernels import aot
+from pineco.kernels.aot import SHARED_LIMIT, Compiled, compile_all, modules, table
 
 EXAMPLES = "tests.kernels.gate_examples"
 
@@ -78,7 +78,7 @@ def test_the_command_fails_and_says_why(
 
 def test_no_op_is_forgotten():
     """A new op would not be gated: every folder with a kernel.py is, and names its launches apart."""
-    assert "kernels.patch_distance.kernel" in modules()
+    assert "pineco.kernels.patch_distance.kernel" in modules()
     for name in modules():
         names = [launch.name for launch in importlib.import_module(name).launches()]
         assert names

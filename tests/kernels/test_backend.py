@@ -7,9 +7,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import backend
-from kernels.backend import choose_backend
-from kernels.interpreter import interpreting
+from pineco.kernels import backend
+from pineco.kernels.backend import choose_backend
+from pineco.kernels.interpreter import interpreting
 
 CPU = torch.zeros(1)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import bench
-from kernels.bench_case import Case
-from kernels.timing import interleaved, peak_bytes, quantiles
+from pineco.kernels import bench
+from pineco.kernels.bench_case import Case
+from pineco.kernels.timing import interleaved, peak_bytes, quantiles
 
 CPU = torch.device("cpu")
 LIMITS = {"copy_bytes_per_second": 1e9, "fp32_flops_per_second": 1e10}

@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
-from kernels.interpreter import interpreting
-from kernels.neco_loss import chunked, neco_loss, reference
-from kernels.soft_sort import chunked as sorting
-from kernels.soft_sort.networks import Network, wiring
-from kernels.soft_sort.relaxation import Distribution, Relaxation
-from kernels.timing import peak_bytes
+from pineco.kernels.interpreter import interpreting
+from pineco.kernels.neco_loss import chunked, neco_loss, reference
+from pineco.kernels.soft_sort import chunked as sorting
+from pineco.kernels.soft_sort.networks import Network, wiring
+from pineco.kernels.soft_sort.relaxation import Distribution, Relaxation
+from pineco.kernels.timing import peak_bytes
 from tests.kernels.conftest import assert_as_exact_as_torch
-from tests.kernels.memory import guard_memory
+from tests.support.guarded_memory import guard_memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CPU = torch.device("cpu")
@@ -359,7 +359,7 @@ def test_memory_kernels_err_no_more_than_torch(m: int):
 @pytest.mark.parametrize("m", [5, 16])
 def test_large_networks_run_in_memory(m: int, monkeypatch: pytest.MonkeyPatch):
     """Beyond 128 references another kernel sorts."""
-    from kernels.neco_loss import kernel
+    from pineco.kernels.neco_loss import kernel
 
     monkeypatch.setattr(kernel, "_REGISTER_BITS", 0)
     check_kernels(features(1, 3, m))
@@ -367,7 +367,7 @@ def test_large_networks_run_in_memory(m: int, monkeypatch: pytest.MonkeyPatch):
 
 def test_more_wires_than_registers_hold(monkeypatch: pytest.MonkeyPatch):
     """Whole maps of patches as references would not sort. One tile, which the interpreter is faster at."""
-    from kernels.neco_loss import kernel
+    from pineco.kernels.neco_loss import kernel
 
     monkeypatch.setattr(kernel, "_MEMORY_LANES", {512: 512})
     check_kernels(features(1, 1, 257))
@@ -376,7 +376,7 @@ def test_more_wires_than_registers_hold(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("m", [9, 16])
 def test_tiles_of_a_row_add_up(m: int, monkeypatch: pytest.MonkeyPatch):
     """Tiles meet in comparators whose gradient is the sum of all: one would be lost, or counted twice."""
-    from kernels.neco_loss import kernel
+    from pineco.kernels.neco_loss import kernel
 
     monkeypatch.setattr(kernel, "_LANES", 4)
     check_kernels(features(1, 2, m))
@@ -385,7 +385,7 @@ def test_tiles_of_a_row_add_up(m: int, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_parts_of_the_rows(network: str, monkeypatch: pytest.MonkeyPatch):
     """Rows of a part that is not the first would be lost, or scratch grow with the rows."""
-    from kernels.neco_loss import kernel
+    from pineco.kernels.neco_loss import kernel
 
     size = kernel.sorting.network_size(network, 5)
     monkeypatch.setattr(kernel, "_SHARES", 2 * 12 * size.layers * size.slots)
@@ -414,7 +414,7 @@ def test_steep_gaussians(network: str):
 @pytest.mark.parametrize("m", [3, 9])
 def test_no_access_outside_the_tensors(m: int, registers: bool, monkeypatch: pytest.MonkeyPatch):
     """A missing mask would read somebody else's memory: right in every other test, a crash on a GPU one day."""
-    from kernels.neco_loss import kernel
+    from pineco.kernels.neco_loss import kernel
 
     guard_memory(monkeypatch)
     if not registers:
@@ -426,7 +426,7 @@ def test_no_access_outside_the_tensors(m: int, registers: bool, monkeypatch: pyt
 
 def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPatch):
     """A block size that nobody compiled ahead of time could spill, or not fit, on the user's GPU."""
-    from kernels.neco_loss import kernel
+    from pineco.kernels.neco_loss import kernel
 
     seen: set[str] = set()
     monkeypatch.setattr(kernel.Plan, "launch", lambda plan, *_: seen.add(kernel.sorting.compiled_launch(plan).name))
@@ -441,7 +441,7 @@ def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("network", NETWORKS)
 def test_scratch_is_small(network: str, monkeypatch: pytest.MonkeyPatch):
     """Peak memory would be that of the permutations, which this op is there to avoid. 31,360 rows of 49: 67 MB."""
-    from kernels.neco_loss import kernel
+    from pineco.kernels.neco_loss import kernel
 
     monkeypatch.setattr(kernel.Plan, "launch", lambda *_: None)
     similarities, relaxation = torch.zeros(31_360, 49), Relaxation("cauchy", 1.0)

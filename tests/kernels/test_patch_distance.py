@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torch.utils.checkpoint import checkpoint
 
-from kernels.interpreter import interpreting
-from kernels.patch_distance import patch_distance
-from tests.kernels.memory import guard_memory
+from pineco.kernels.interpreter import interpreting
+from pineco.kernels.patch_distance import patch_distance
+from tests.support.guarded_memory import guard_memory
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 METRICS = ("cosine", "cosine_similarity", "euclidean")
@@ -359,7 +359,7 @@ def test_no_access_outside_the_tensors(metric: str, n: int, m: int, d: int, monk
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_launch_is_one_that_the_gate_compiles(metric: str, monkeypatch: pytest.MonkeyPatch):
     """A block size that nobody compiled ahead of time could spill, or not fit, on the user's GPU."""
-    from kernels.patch_distance import kernel
+    from pineco.kernels.patch_distance import kernel
 
     known = {(x.kernel.__name__, x.num_warps, x.num_stages, _blocks(x.constexprs)) for x in kernel.launches()}
     seen = []

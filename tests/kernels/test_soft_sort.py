@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from kernels.interpreter import interpreting
-from kernels.soft_sort import chunked, networks, reference, soft_sort
-from kernels.soft_sort.networks import Network, layers, wiring
-from kernels.soft_sort.relaxation import Distribution, Relaxation
-from kernels.timing import peak_bytes
+from pineco.kernels.interpreter import interpreting
+from pineco.kernels.soft_sort import chunked, networks, reference, soft_sort
+from pineco.kernels.soft_sort.networks import Network, layers, wiring
+from pineco.kernels.soft_sort.relaxation import Distribution, Relaxation
+from pineco.kernels.timing import peak_bytes
 from tests.kernels.conftest import assert_as_exact_as_torch
-from tests.kernels.memory import guard_memory
+from tests.support.guarded_memory import guard_memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CPU = torch.device("cpu")
@@ -328,7 +328,7 @@ def test_odd_even_kernels_err_no_more_than_torch(n: int):
 @pytest.mark.parametrize(("network", "n"), [("bitonic", 9), ("bitonic", 16), ("odd_even", 9)])
 def test_tiles_of_a_row_add_up(network: str, n: int, monkeypatch: pytest.MonkeyPatch):
     """Tiles meet in comparators whose gradient is the sum of all: one would be lost, or counted twice."""
-    from kernels.soft_sort import kernel
+    from pineco.kernels.soft_sort import kernel
 
     monkeypatch.setattr(kernel, "_LANES", 4)
     check_kernels(random(2, n), network)
@@ -337,7 +337,7 @@ def test_tiles_of_a_row_add_up(network: str, n: int, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("n", [5, 16])
 def test_large_bitonic_networks_go_back_through_memory(n: int, monkeypatch: pytest.MonkeyPatch):
     """Beyond 128 wires another kernel computes the gradient. Programs take several rows, rows several tiles."""
-    from kernels.soft_sort import kernel
+    from pineco.kernels.soft_sort import kernel
 
     monkeypatch.setattr(kernel, "_REGISTER_BITS", 0)
     monkeypatch.setattr(kernel, "_LANES", 4)
@@ -369,7 +369,7 @@ def test_shares_of_the_gaussian_are_exact():
     Arguments from 0 to 13 of wires out of order, which the first layer compares. A rounding of the argument's square
     changes the share by u²/2 roundings, in torch as well.
     """
-    from kernels.soft_sort import kernel
+    from pineco.kernels.soft_sort import kernel
 
     u = torch.linspace(0, 13, 512, device=DEVICE)
     pairs = torch.stack([u, torch.zeros_like(u)], 1).reshape(-1, 64)
@@ -420,7 +420,7 @@ def test_empty(network: str, backend: str):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_no_access_outside_the_tensors(network: str, n: int, registers: bool, monkeypatch: pytest.MonkeyPatch):
     """A missing mask would read somebody else's memory: right in every other test, a crash on a GPU one day."""
-    from kernels.soft_sort import kernel
+    from pineco.kernels.soft_sort import kernel
 
     guard_memory(monkeypatch)
     if not registers:
@@ -433,7 +433,7 @@ def test_no_access_outside_the_tensors(network: str, n: int, registers: bool, mo
 
 def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPatch):
     """A block size that nobody compiled ahead of time could spill, or not fit, on the user's GPU."""
-    from kernels.soft_sort import kernel
+    from pineco.kernels.soft_sort import kernel
 
     seen: set[str] = set()
     monkeypatch.setattr(kernel.Plan, "launch", lambda plan, *_: seen.add(kernel.compiled_launch(plan).name))
@@ -490,7 +490,7 @@ def test_what_the_kernels_do_not_do():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite(bad: float):
     """A diverged model would train on. On a GPU nothing stops to look: there the row must show it, and no other."""
-    from kernels.soft_sort import kernel
+    from pineco.kernels.soft_sort import kernel
 
     values = random(3, 6)
     values[1, 2] = bad

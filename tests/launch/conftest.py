@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from launch import submit
-from launch.attempts import read_attempts
-from launch.cluster import Cluster, load_cluster
-from launch.slurm import ask
-from launch.spec import JOB
-from pretrain.recipe import Recipe
-from pretrain.recipe_file import load_recipe
+from pineco.launch.cluster import Cluster, load_cluster
+from pineco.launch.rundir.attempts import read_attempts
+from pineco.launch.rundir.spec import JOB
+from pineco.launch.submit import submit
+from pineco.launch.submit.slurm import ask
+from pineco.pretrain.recipe.load import load_recipe
+from pineco.pretrain.recipe.settings import Recipe
 from tests.support import slurm
 from tests.support.ranks import TINY_CLIP
 from tests.support.slurm_runs import STEPS, ended, said, wait

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipeline.errors import InputError
-from data_pipeline.loader import DataPosition
-from pretrain.checkpoint import (
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.loader import DataPosition
+from pineco.pretrain.checkpoint import (
     Checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -25,11 +25,11 @@ from pretrain.checkpoint import (
     save_checkpoint,
     verify,
 )
-from pretrain.distributed import RankInfo
-from pretrain.objectives.clip import Clip
-from pretrain.objectives.perceptual_init import PerceptualInit
-from pretrain.recipe_file import load_recipe
-from pretrain.trainer import TrainState
+from pineco.pretrain.distributed import RankInfo
+from pineco.pretrain.objectives.clip import Clip
+from pineco.pretrain.objectives.perceptual_init import PerceptualInit
+from pineco.pretrain.recipe.load import load_recipe
+from pineco.pretrain.trainer import TrainState
 from tests.support.ranks import TINY_CLIP
 
 STATE = TrainState(3, 48, DataPosition(1, 2))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipeline.batches import ImageTextBatch
-from pretrain.distributed import RankInfo
-from pretrain.engine import build_engine, deepspeed_config
-from pretrain.objectives.clip import Clip
-from pretrain.recipe import Recipe
-from pretrain.recipe_file import load_recipe
+from pineco.data_pipeline.batches import ImageTextBatch
+from pineco.pretrain.distributed import RankInfo
+from pineco.pretrain.engine import build_engine, deepspeed_config
+from pineco.pretrain.objectives.clip import Clip
+from pineco.pretrain.recipe.load import load_recipe
+from pineco.pretrain.recipe.settings import Recipe
 from tests.support.ranks import TINY_CLIP, run_ranks
 
 STEPS, BATCH = 3, 16

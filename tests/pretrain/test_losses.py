@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain.distributed import RankInfo
-from pretrain.losses import contrastive_loss, cosine_distance, prompt_contrastive_loss, triplet_hinge, two_afc
+from pineco.pretrain.distributed import RankInfo
+from pineco.pretrain.losses import contrastive_loss, cosine_distance, prompt_contrastive_loss, triplet_hinge, two_afc
 from tests.support.ranks import run_ranks
 
 B, D = 8, 16

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.models import build_clip
-from pretrain.optim import learning_rate, parameter_groups
-from pretrain.recipe import OptimizerSettings, ScheduleSettings
+from pineco.pretrain.models.clip import build_clip
+from pineco.pretrain.optim import learning_rate, parameter_groups
+from pineco.pretrain.recipe.settings import OptimizerSettings, ScheduleSettings
 from tests.support.ranks import TINY_CLIP
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_pipeline.errors import InputError
-from pretrain.recipe_file import load_recipe
-from pretrain.tracking import Board, check_tracking
+from pineco.data_pipeline.errors import InputError
+from pineco.pretrain.recipe.load import load_recipe
+from pineco.pretrain.tracking import Board, check_tracking
 
 
 class FakeWandb:

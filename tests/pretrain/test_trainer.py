@@ -8,8 +8,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from data_pipeline.loader import DataPosition
-from pretrain.trainer import TrainState, fit, step_seed
+from pineco.data_pipeline.loader import DataPosition
+from pineco.pretrain.trainer import TrainState, fit, step_seed
 
 
 def masks(rank: int, first: int, last: int) -> list[Tensor]:

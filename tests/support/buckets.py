@@ -12,8 +12,8 @@ import botocore.loaders
 import botocore.session
 import pytest
 
-from data_pipeline.s3 import S3Settings, S3Store
-from data_pipeline.shards import LocalStore, Store
+from pineco.data_pipeline.stores.s3 import S3Settings, S3Store
+from pineco.data_pipeline.stores.store import LocalStore, Store
 from tests.support.faults import FaultProxy, Rule
 from tests.support.s3 import S3Server, in_thread
 

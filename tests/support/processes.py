@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOAD = ["torch", "open_clip", "deepspeed", "launch.training", "pretrain.objectives.clip"]
+PRELOAD = ["torch", "open_clip", "deepspeed", "pineco.launch.train.training", "pineco.pretrain.objectives.clip"]
 
 
 def quick_processes() -> ForkServerContext:
@@ -19,7 +19,7 @@ def quick_processes() -> ForkServerContext:
 
 
 def start_run(arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> BaseProcess:
-    """`python -m launch.run ARGUMENTS` in a process of its own, its output appended to `log`."""
+    """`pineco train ARGUMENTS` in a process of its own, its output appended to `log`."""
     process = quick_processes().Process(target=_run, args=(arguments, log, environment or {}))
     process.start()
     return process
@@ -32,7 +32,7 @@ def _run(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     import torch
 
-    from launch.run import main
+    from pineco.launch.train.run import main
 
     torch.set_num_threads(1)
     code = main(arguments)

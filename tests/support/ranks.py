@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pretrain.distributed import RankInfo
+from pineco.pretrain.distributed import RankInfo
 from tests.support.processes import quick_processes
 
 TINY_CLIP = str(Path(__file__).parent / "tiny_clip.json")

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import submit
-from launch.attempts import Attempt, read_attempts
-from launch.cluster import Cluster
-from launch.heartbeat import read_beats
-from launch.slurm import ask, job_state, signal_tasks
-from launch.spec import JOB
-from pretrain.checkpoint import list_checkpoints
-from pretrain.recipe import Recipe
+from pineco.launch.cluster import Cluster
+from pineco.launch.rundir.attempts import Attempt, read_attempts
+from pineco.launch.rundir.heartbeat import read_beats
+from pineco.launch.rundir.spec import JOB
+from pineco.launch.submit import submit
+from pineco.launch.submit.slurm import ask, job_state, signal_tasks
+from pineco.pretrain.checkpoint import list_checkpoints
+from pineco.pretrain.recipe.settings import Recipe
 
 STEPS, WAIT = 30, 300
 

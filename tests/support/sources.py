@@ -9,11 +9,11 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from data_pipeline.decode import DecodeCounts
-from data_pipeline.loader import DataPosition, Loader, LoaderSettings
-from data_pipeline.order import Extents, cut_extents
-from data_pipeline.reader import Members, Origin, ReadCounters, RowReader, SampleError
-from data_pipeline.shard_set import ShardOptions, ShardSet, open_shards
+from pineco.data_pipeline.images.decode import DecodeCounts
+from pineco.data_pipeline.loader import DataPosition, Loader, LoaderSettings
+from pineco.data_pipeline.order import Extents, cut_extents
+from pineco.data_pipeline.reading.reader import Members, Origin, ReadCounters, RowReader, SampleError
+from pineco.data_pipeline.reading.shard_set import ShardOptions, ShardSet, open_shards
 
 Numbers = list[tuple[int, int]]  # a batch: (epoch, sample)
 Bytes = list[tuple[int, Members]]  # a batch: (sample, what its shard holds of it)

@@ -1,4 +1,4 @@
-"""python -m data_pipeline.index: what it writes, what it keeps, what it says."""
+"""pineco data index: what it writes, what it keeps, what it says."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.errors import InputError
-from data_pipeline.index import DamagedShardsError, build_index, open_index, scan_file, write_sidecar
-from data_pipeline.index import progress as progress_module
-from data_pipeline.index.__main__ import main
-from data_pipeline.index.manifest import MANIFEST, UNFINISHED, decode_manifest
-from data_pipeline.index.workers import WORTH, Place, choose_workers
-from data_pipeline.shards import LocalStore
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index import DamagedShardsError, build_index, open_index, scan_file, write_sidecar
+from pineco.data_pipeline.index import progress as progress_module
+from pineco.data_pipeline.index.manifest import MANIFEST, UNFINISHED, decode_manifest
+from pineco.data_pipeline.index.workers import WORTH, Place, choose_workers
+from pineco.data_pipeline.stores.store import LocalStore
 from tests.data_pipeline.conftest import tar_bytes, write_shard
 from tests.data_pipeline.index.conftest import MemoryStore, pairs, whole_shard, write_data_set
+from tests.support.commands import command
+
+main = command("data index")
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -68,11 +70,11 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_help_is_fast() -> None:
     """People would wait for boto3 or torch to read a line of help."""
     code = (
-        "import sys\nfrom data_pipeline.index.__main__ import main\n"
+        "import sys\nfrom pineco.data_pipeline.index.__main__ import main\n"
         "try: main(['--help'])\nfinally: print('LOADED', *{'torch', 'boto3', 'rich', 'PIL'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert "python -m data_pipeline.index" in done.stdout
+    assert "pineco data index" in done.stdout
     assert done.stdout.split("LOADED")[1].strip() == ""
 
 

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.errors import InputError
-from data_pipeline.index import build_index, open_index
-from data_pipeline.index.__main__ import main
-from data_pipeline.index.manifest import MANIFEST, decode_manifest
-from data_pipeline.shards import LocalStore, open_store
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index import build_index, open_index
+from pineco.data_pipeline.index.manifest import MANIFEST, decode_manifest
+from pineco.data_pipeline.stores.store import LocalStore, open_store
 from tests.data_pipeline.conftest import tar_bytes, write_shard
 from tests.data_pipeline.index.conftest import pairs
-from tests.data_pipeline.test_s3 import Start, environment, folder, start
+from tests.data_pipeline.stores.test_s3 import Start, environment, folder, start
+from tests.support.commands import command
 from tests.support.faults import FaultProxy
+
+main = command("data index")
 
 __all__ = ["environment", "folder", "start"]  # the fixtures
 URL = "s3://bucket/data"

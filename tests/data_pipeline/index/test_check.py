@@ -1,4 +1,4 @@
-"""python -m data_pipeline.index --check: every damaged byte of a sample is found and named."""
+"""pineco data index --check: every damaged byte of a sample is found and named."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.index import DamagedShardsError, build_index, scan_file
-from data_pipeline.index.__main__ import main
-from data_pipeline.index.check import check_index
-from data_pipeline.index.manifest import MANIFEST, Manifest, decode_manifest, encode_manifest
+from pineco.data_pipeline.index import DamagedShardsError, build_index, scan_file
+from pineco.data_pipeline.index.check import check_index
+from pineco.data_pipeline.index.manifest import MANIFEST, Manifest, decode_manifest, encode_manifest
 from tests.data_pipeline.conftest import tar_bytes, write_shard
 from tests.data_pipeline.index.conftest import pairs, whole_shard, write_data_set
+from tests.support.commands import command
+
+main = command("data index")
 
 
 def damage(path: Path, offset: int, bit: int = 0) -> None:

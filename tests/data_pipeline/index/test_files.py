@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.errors import InputError
-from data_pipeline.index.lookup import Index
-from data_pipeline.index.manifest import UNFINISHED, Manifest, decode_manifest, encode_manifest
-from data_pipeline.index.scan import scan_shard
-from data_pipeline.index.sidecar import _PREFIX, ShardEntry, crc32, decode_sidecar, encode_sidecar, sidecar_name
-from data_pipeline.index.table import MEMBER, ShardIndex
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index.lookup import Index
+from pineco.data_pipeline.index.manifest import UNFINISHED, Manifest, decode_manifest, encode_manifest
+from pineco.data_pipeline.index.scan import scan_shard
+from pineco.data_pipeline.index.sidecar import _PREFIX, ShardEntry, crc32, decode_sidecar, encode_sidecar, sidecar_name
+from pineco.data_pipeline.index.table import MEMBER, ShardIndex
 from tests.data_pipeline.conftest import tar_bytes
 from tests.data_pipeline.index.conftest import MemoryStore, whole_shard
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.index import build_index, open_index
-from data_pipeline.index.manifest import MANIFEST
-from data_pipeline.index.sidecar import decode_sidecar
-from data_pipeline.shards import LocalStore
+from pineco.data_pipeline.index import build_index, open_index
+from pineco.data_pipeline.index.manifest import MANIFEST
+from pineco.data_pipeline.index.sidecar import decode_sidecar
+from pineco.data_pipeline.stores.store import LocalStore
 from tests.data_pipeline.conftest import write_shard
 from tests.data_pipeline.index.conftest import pairs
 from tests.data_pipeline.index.test_build import REPOSITORY, age, contents, shards_read
@@ -41,7 +41,7 @@ def uninterrupted(data: Path) -> dict[str, bytes]:
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "data_pipeline.index", *arguments]
+    command = [sys.executable, "-m", "pineco", "data", "index", *arguments]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

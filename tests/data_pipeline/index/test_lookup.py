@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.errors import InputError
-from data_pipeline.index import build_index, open_index, scan_file, scan_shard, write_sidecar
-from data_pipeline.index import lookup as lookup_module
-from data_pipeline.index.lookup import Index
-from data_pipeline.index.manifest import MANIFEST, Manifest, decode_manifest, encode_manifest
-from data_pipeline.index.table import ShardIndex
-from data_pipeline.shards import LocalStore
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index import build_index, open_index, scan_file, scan_shard, write_sidecar
+from pineco.data_pipeline.index import lookup as lookup_module
+from pineco.data_pipeline.index.lookup import Index
+from pineco.data_pipeline.index.manifest import MANIFEST, Manifest, decode_manifest, encode_manifest
+from pineco.data_pipeline.index.table import ShardIndex
+from pineco.data_pipeline.stores.store import LocalStore
 from tests.data_pipeline.conftest import tar_bytes, write_shard
 from tests.data_pipeline.index.conftest import MemoryStore, pairs, whole_shard, write_data_set
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from data_pipeline.errors import InputError
-from data_pipeline.index.samples import READ_AHEAD, index_shard, read_samples, split_name
-from data_pipeline.shards import LocalStore
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index.samples import READ_AHEAD, index_shard, read_samples, split_name
+from pineco.data_pipeline.stores.store import LocalStore
 from tests.data_pipeline.conftest import tar_bytes, write_shard
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.index.lookup import Index
-from data_pipeline.index.manifest import MANIFEST, Manifest, decode_manifest, encode_manifest
-from data_pipeline.index.sidecar import sidecar_name, write_sidecar
-from data_pipeline.index.table import MEMBER, ShardIndex
-from data_pipeline.order import EpochOrder, cut_extents
-from data_pipeline.shards import LocalStore
+from pineco.data_pipeline.index.lookup import Index
+from pineco.data_pipeline.index.manifest import MANIFEST, Manifest, decode_manifest, encode_manifest
+from pineco.data_pipeline.index.sidecar import sidecar_name, write_sidecar
+from pineco.data_pipeline.index.table import MEMBER, ShardIndex
+from pineco.data_pipeline.order import EpochOrder, cut_extents
+from pineco.data_pipeline.stores.store import LocalStore
 from tests.data_pipeline.index.test_build import REPOSITORY
 
 SHARDS, SAMPLES, LANES, BATCH = 1500, 10_000, 64, 4096
@@ -27,9 +27,9 @@ SHARDS, SAMPLES, LANES, BATCH = 1500, 10_000, 64, 4096
 READER = """
 import hashlib, json, struct, sys, time
 import numpy as np
-from data_pipeline.index import open_index
-from data_pipeline.order import EpochOrder, cut_extents
-from data_pipeline.shards import LocalStore
+from pineco.data_pipeline.index import open_index
+from pineco.data_pipeline.order import EpochOrder, cut_extents
+from pineco.data_pipeline.stores.store import LocalStore
 
 def peak():  # MiB; unlike ru_maxrss not that of the process that started this one
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from isal.isal_zlib import crc32
 from webdataset.tariterators import base_plus_ext
 
-from data_pipeline.index import scan as scan_module
-from data_pipeline.index.check import difference
-from data_pipeline.index.scan import MAX_KINDS, scan_file, scan_shard
-from data_pipeline.index.table import DamagedError, ShardIndex
-from data_pipeline.tar import BLOCK
+from pineco.data_pipeline.index import scan as scan_module
+from pineco.data_pipeline.index.check import difference
+from pineco.data_pipeline.index.scan import MAX_KINDS, scan_file, scan_shard
+from pineco.data_pipeline.index.table import DamagedError, ShardIndex
+from pineco.data_pipeline.stores.tar import BLOCK
 from tests.data_pipeline.conftest import Files, tar_bytes, write_shard
 from tests.data_pipeline.index.conftest import MemoryStore, pairs, whole_shard
 

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.index import read_samples
-from data_pipeline.prepare.command import main
+from pineco.data_pipeline.index import read_samples
 from tests.data_pipeline.conftest import encode, natural_image, write_shard
-from tests.data_pipeline.test_s3 import SECRETS, SHARED_LOADER
+from tests.data_pipeline.stores.test_s3 import SECRETS, SHARED_LOADER
+from tests.support.commands import command
 from tests.support.s3 import S3Server, in_thread
+
+main = command("data prepare")
 
 Members = dict[str, bytes]
 URL = "s3://bucket/data/set"

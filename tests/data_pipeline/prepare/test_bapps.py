@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.prepare.bapps import BAD_JUDGEMENT
-from data_pipeline.prepare.confine import LINKED_FOLDER, MISSING, OUTSIDE, TOO_LARGE
-from data_pipeline.prepare.npy import parse_number
+from pineco.data_pipeline.prepare.bapps import BAD_JUDGEMENT
+from pineco.data_pipeline.prepare.confine import LINKED_FOLDER, MISSING, OUTSIDE, TOO_LARGE
+from pineco.data_pipeline.prepare.npy import parse_number
 from tests.data_pipeline.conftest import solid
 from tests.data_pipeline.prepare.conftest import Prepare, rejections, write_npy
-from tests.data_pipeline.prepare.triplets import images, sides, table, write_bapps
+from tests.support.triplet_sets import images, sides, table, write_bapps
 
 
 class Canary:

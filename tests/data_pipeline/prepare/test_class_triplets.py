@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.batches import TripletBatch
-from data_pipeline.prepare.class_triplets import ELSEWHERE, SAME, Draw, deal_images, draw_triplets
-from data_pipeline.prepare.confine import OUTSIDE
-from data_pipeline.prepare.image_source import CUT_TAR, Place, TarMembers
-from data_pipeline.prepare.judgements import COLUMNS, LOST_IMAGE, Judgements
-from data_pipeline.prepare.labelled import NO_CLASS, open_labelled
-from data_pipeline.prepare.outcome import RejectError
-from data_pipeline.prepare.raw_samples import DUPLICATE
-from data_pipeline.prepare.twins import first_twins
-from data_pipeline.prepare.yfcc15m import NO_IMAGE
-from data_pipeline.triplets import TripletSource, open_triplets
+from pineco.data_pipeline.batches import TripletBatch
+from pineco.data_pipeline.prepare.class_triplets import ELSEWHERE, SAME, Draw, deal_images, draw_triplets
+from pineco.data_pipeline.prepare.confine import OUTSIDE
+from pineco.data_pipeline.prepare.image_source import CUT_TAR, Place, TarMembers
+from pineco.data_pipeline.prepare.judgements import COLUMNS, LOST_IMAGE, Judgements
+from pineco.data_pipeline.prepare.labelled import NO_CLASS, open_labelled
+from pineco.data_pipeline.prepare.outcome import RejectError
+from pineco.data_pipeline.prepare.raw_samples import DUPLICATE
+from pineco.data_pipeline.prepare.twins import first_twins
+from pineco.data_pipeline.prepare.yfcc15m import NO_IMAGE
+from pineco.data_pipeline.triplets.source import TripletSource, open_triplets
 from tests.data_pipeline.conftest import encode, solid, write_shard
 from tests.data_pipeline.prepare.conftest import Prepare, prepared, rejections, tree
-from tests.data_pipeline.prepare.triplets import images, table
+from tests.support.triplet_sets import images, table
 
 EACH = 20  # images of a class; image i of class c is of colour EACH c + i
 

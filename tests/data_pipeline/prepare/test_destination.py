@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.prepare.command import main
-from data_pipeline.prepare.images import EMPTY
-from data_pipeline.tar_writer import TarWriter
+from pineco.data_pipeline.prepare.images import EMPTY
+from pineco.data_pipeline.stores.tar_writer import TarWriter
 from tests.data_pipeline.prepare.conftest import Done, Prepare, photo, prepared, rejections, tree, write_pairs
-from tests.data_pipeline.prepare.triplets import nights_row, write_nights
+from tests.support.commands import command
+from tests.support.triplet_sets import nights_row, write_nights
+
+main = command("data prepare")
 
 
 def refused(done: Done, words: str) -> None:
@@ -187,7 +189,7 @@ def test_quality_without_resizing_is_refused(tmp_path: Path, prepare: Prepare) -
 def test_help_imports_nothing_heavy() -> None:
     """`--help` would take seconds on a login node."""
     code = (
-        "import sys; from data_pipeline.prepare.command import parse\n"
+        "import sys; from pineco.data_pipeline.prepare.command import parse\n"
         "try: parse(['csv', '--help'])\n"
         "finally: print(sorted({'numpy', 'PIL', 'torch', 'boto3', 'rich'} & set(sys.modules)), file=sys.stderr)"
     )
@@ -215,7 +217,7 @@ def test_every_kind_says_what_it_wants(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_progress_is_a_line_now_and_then(tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log file would hold nothing for hours, or control codes of a bar."""
-    monkeypatch.setattr("data_pipeline.prepare.progress.EVERY", 0.0)
+    monkeypatch.setattr("pineco.data_pipeline.prepare.progress.EVERY", 0.0)
     done = prepare("yfcc15m", write_pairs(tmp_path / "src", k4={"txt": b""}), tmp_path / "dst")
     assert done.err.splitlines() == [
         "yfcc15m: 1 of 3 parts, 3 samples, 0 rejected",

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.errors import InputError
-from data_pipeline.prepare.confine import MISSING, OUTSIDE
-from data_pipeline.prepare.images import ImageRules
-from data_pipeline.prepare.judgements import LOST_IMAGE
-from data_pipeline.prepare.nights import BAD_GROUP, BAD_PATH, BAD_VOTES, RAGGED_ROW, open_nights
-from data_pipeline.triplet_table import read_nights
-from data_pipeline.triplets import open_triplets
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.confine import MISSING, OUTSIDE
+from pineco.data_pipeline.prepare.images import ImageRules
+from pineco.data_pipeline.prepare.judgements import LOST_IMAGE
+from pineco.data_pipeline.prepare.nights import BAD_GROUP, BAD_PATH, BAD_VOTES, RAGGED_ROW, open_nights
+from pineco.data_pipeline.triplets.source import open_triplets
+from pineco.data_pipeline.triplets.table import read_nights
 from tests.data_pipeline.conftest import solid
 from tests.data_pipeline.prepare.conftest import Prepare, prepared, rejections, samples, tree
-from tests.data_pipeline.prepare.triplets import NIGHTS_HEADER, images, nights_row, sides, table, write_nights
+from tests.support.triplet_sets import NIGHTS_HEADER, images, nights_row, sides, table, write_nights
 
 
 def test_rows_keep_their_images_and_votes(tmp_path: Path, prepare: Prepare) -> None:

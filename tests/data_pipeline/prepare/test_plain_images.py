@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipeline.crops import MultiCrop
-from data_pipeline.loader import DataPosition, Loader, LoaderSettings
-from data_pipeline.multicrop import MultiCropSource
-from data_pipeline.prepare.confine import LINKED_FOLDER, OUTSIDE
-from data_pipeline.prepare.images import EMPTY, FOREIGN, UNREADABLE
-from data_pipeline.shard_set import ShardOptions, open_shards
+from pineco.data_pipeline.images.crops import MultiCrop
+from pineco.data_pipeline.images.multicrop import MultiCropSource
+from pineco.data_pipeline.loader import DataPosition, Loader, LoaderSettings
+from pineco.data_pipeline.prepare.confine import LINKED_FOLDER, OUTSIDE
+from pineco.data_pipeline.prepare.images import EMPTY, FOREIGN, UNREADABLE
+from pineco.data_pipeline.reading.shard_set import ShardOptions, open_shards
 from tests.data_pipeline.conftest import encode
 from tests.data_pipeline.prepare.conftest import Prepare, photo, prepared, rejections, samples, tree
 

@@ -9,10 +9,10 @@ import pytest
 import webdataset
 from PIL import Image
 
-from data_pipeline.prepare.confine import MISSING, OUTSIDE
-from data_pipeline.prepare.images import FOREIGN
-from data_pipeline.prepare.texts import EMPTY_CAPTION
-from evals.datasets import open_folder, read_examples
+from pineco.data_pipeline.prepare.confine import MISSING, OUTSIDE
+from pineco.data_pipeline.prepare.images import FOREIGN
+from pineco.data_pipeline.prepare.texts import EMPTY_CAPTION
+from pineco.evals.data.datasets import open_folder, read_examples
 from tests.data_pipeline.conftest import encode
 from tests.data_pipeline.prepare.conftest import URL, Prepare, photo, prepared, rejections, tree
 from tests.data_pipeline.prepare.test_image_folder import write_classes

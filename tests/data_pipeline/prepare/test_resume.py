@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.prepare import workers
-from data_pipeline.prepare.command import main
-from data_pipeline.shards import LocalStore
+from pineco.data_pipeline.prepare import workers
+from pineco.data_pipeline.stores.store import LocalStore
 from tests.data_pipeline.prepare.conftest import Prepare, photo, prepared, samples, tree, write_pairs
 from tests.data_pipeline.prepare.test_image_folder import write_classes
 from tests.data_pipeline.prepare.test_pairs_csv import write_table
-from tests.data_pipeline.prepare.triplets import nights_row, write_nights
+from tests.support.commands import command
+from tests.support.triplet_sets import nights_row, write_nights
+
+main = command("data prepare")
 
 Source = tuple[str, Path, tuple[str, ...]]  # kind, SRC, options
 
@@ -197,7 +199,7 @@ def write_large(source: Path) -> Path:
 
 def start(source: Path, destination: Path) -> subprocess.Popen[str]:
     """Two workers, in a session of their own; returns when the first part was made."""
-    command = [sys.executable, "-m", "data_pipeline.prepare", "yfcc15m", str(source), str(destination)]
+    command = [sys.executable, "-m", "pineco", "data", "prepare", "yfcc15m", str(source), str(destination)]
     process = subprocess.Popen(
         [*command, "--workers", "2"],
         stderr=-1,

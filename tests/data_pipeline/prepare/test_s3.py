@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.errors import InputError
-from data_pipeline.index import open_index
-from data_pipeline.s3 import S3Store
-from data_pipeline.shards import open_store
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.index import open_index
+from pineco.data_pipeline.stores.s3 import S3Store
+from pineco.data_pipeline.stores.store import open_store
 from tests.data_pipeline.prepare.conftest import URL, Prepare, tree, write_pairs
-from tests.data_pipeline.prepare.triplets import nights_row, write_nights
-from tests.data_pipeline.test_s3 import SECRETS
+from tests.data_pipeline.stores.test_s3 import SECRETS
+from tests.support.triplet_sets import nights_row, write_nights
 
 
 def same_content(found: dict[str, bytes], expected: dict[str, bytes]) -> bool:

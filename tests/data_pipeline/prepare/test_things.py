@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.prepare.judgements import write_table
-from data_pipeline.prepare.outcome import Rejected
-from data_pipeline.prepare.things import deal_sides, read_triplets
+from pineco.data_pipeline.prepare.judgements import write_table
+from pineco.data_pipeline.prepare.outcome import Rejected
+from pineco.data_pipeline.prepare.things import deal_sides, read_triplets
 from tests.data_pipeline.conftest import solid
 from tests.data_pipeline.prepare.conftest import Prepare, prepared
-from tests.data_pipeline.prepare.triplets import sides, table, write_things
+from tests.support.triplet_sets import sides, table, write_things
 
 TRIPLETS = "0 1 2\n3 4 5\n5 0 3\n"
 

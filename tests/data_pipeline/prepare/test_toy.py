@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.index import open_index
-from data_pipeline.prepare import toy
-from data_pipeline.shards import LocalStore, open_store
-from data_pipeline.toy_world.settings import TINY
-from data_pipeline.triplets import open_triplets
+from pineco.data_pipeline.index import open_index
+from pineco.data_pipeline.prepare import toy
+from pineco.data_pipeline.stores.store import LocalStore, open_store
+from pineco.data_pipeline.toy_world.settings import TINY
+from pineco.data_pipeline.triplets.source import open_triplets
 from tests.data_pipeline.prepare.conftest import URL, Prepare, tree
 
 

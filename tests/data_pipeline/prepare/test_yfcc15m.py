@@ -15,15 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_pipeline.index import open_index
-from data_pipeline.prepare.command import main
-from data_pipeline.prepare.images import EMPTY, FOREIGN, UNREADABLE
-from data_pipeline.prepare.job import MAX_PARTS, sample_key
-from data_pipeline.prepare.raw_samples import DAMAGED_TAR, DUPLICATE
-from data_pipeline.prepare.texts import BAD_METADATA, EMPTY_CAPTION, NO_CAPTION, NO_UTF8
-from data_pipeline.prepare.yfcc15m import NO_IMAGE
-from data_pipeline.shard_set import open_shards
-from data_pipeline.shards import open_store
+from pineco.data_pipeline.index import open_index
+from pineco.data_pipeline.prepare.images import EMPTY, FOREIGN, UNREADABLE
+from pineco.data_pipeline.prepare.job import MAX_PARTS, sample_key
+from pineco.data_pipeline.prepare.raw_samples import DAMAGED_TAR, DUPLICATE
+from pineco.data_pipeline.prepare.texts import BAD_METADATA, EMPTY_CAPTION, NO_CAPTION, NO_UTF8
+from pineco.data_pipeline.prepare.yfcc15m import NO_IMAGE
+from pineco.data_pipeline.reading.shard_set import open_shards
+from pineco.data_pipeline.stores.store import open_store
 from tests.data_pipeline.conftest import encode, tar_bytes, write_shard
 from tests.data_pipeline.prepare.conftest import (
     Prepare,
@@ -35,6 +34,9 @@ from tests.data_pipeline.prepare.conftest import (
     tree,
     write_pairs,
 )
+from tests.support.commands import command
+
+main = command("data prepare")
 
 
 def test_pairs_come_through_byte_for_byte(tmp_path: Path, prepare: Prepare) -> None:

@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from data_pipeline.toy_world.captions import LAYOUT_PHRASES, NUMBERS, captions
-from data_pipeline.toy_world.colours import BACKGROUND_HSV, COLOURS
-from data_pipeline.toy_world.layouts import SIZES
-from data_pipeline.toy_world.samples import ZERO_SHOT_SETS
-from data_pipeline.toy_world.scene import (
+from pineco.data_pipeline.toy_world.captions import LAYOUT_PHRASES, NUMBERS, captions
+from pineco.data_pipeline.toy_world.colours import BACKGROUND_HSV, COLOURS
+from pineco.data_pipeline.toy_world.layouts import SIZES
+from pineco.data_pipeline.toy_world.samples import ZERO_SHOT_SETS
+from pineco.data_pipeline.toy_world.scene import (
     BACKDROPS,
     SHAPES,
     TEXTURES,

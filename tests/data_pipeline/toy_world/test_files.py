@@ -13,10 +13,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from data_pipeline.toy_world import files
-from data_pipeline.toy_world.samples import ZERO_SHOT_SETS, Sample
-from data_pipeline.toy_world.scene import SHAPES
-from data_pipeline.toy_world.settings import TINY, ToyWorldSettings
+from pineco.data_pipeline.toy_world import files
+from pineco.data_pipeline.toy_world.samples import ZERO_SHOT_SETS, Sample
+from pineco.data_pipeline.toy_world.scene import SHAPES
+from pineco.data_pipeline.toy_world.settings import TINY, ToyWorldSettings
 
 SIDE = TINY.image_size
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_pipeline.toy_world.render import DISTANCE, render
-from data_pipeline.toy_world.scene import SHAPES, Background, Light, Scene, Shape, ToyObject, sample_scene
+from pineco.data_pipeline.toy_world.render import DISTANCE, render
+from pineco.data_pipeline.toy_world.scene import SHAPES, Background, Light, Scene, Shape, ToyObject, sample_scene
 
 SIDE = 64
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipeline.toy_world.samples import ZERO_SHOT_SETS, triplet, triplet_scenes, zero_shot
-from data_pipeline.toy_world.settings import TINY
-from data_pipeline.toy_world.similarity import perceptual_distance
+from pineco.data_pipeline.toy_world.samples import ZERO_SHOT_SETS, triplet, triplet_scenes, zero_shot
+from pineco.data_pipeline.toy_world.settings import TINY
+from pineco.data_pipeline.toy_world.similarity import perceptual_distance
 
 
 def test_votes_follow_the_perceptual_model() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.errors import InputError
-from data_pipeline.toy_world.layouts import LAYOUTS
-from data_pipeline.toy_world.scene import Scene, sample_scene
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.toy_world.layouts import LAYOUTS
+from pineco.data_pipeline.toy_world.scene import Scene, sample_scene
 
 
 def scenes(count: int, **constraints: Any) -> list[Scene]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.errors import InputError
-from data_pipeline.toy_world.settings import ToyWorldSettings
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.toy_world.settings import ToyWorldSettings
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.toy_world.scene import Background, Light, Scene, ToyObject, sample_scene
-from data_pipeline.toy_world.similarity import perceptual_distance
+from pineco.data_pipeline.toy_world.scene import Background, Light, Scene, ToyObject, sample_scene
+from pineco.data_pipeline.toy_world.similarity import perceptual_distance
 
 
 def scenes(count: int) -> list[Scene]:

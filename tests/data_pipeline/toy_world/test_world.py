@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.errors import InputError
-from data_pipeline.toy_world import samples
-from data_pipeline.toy_world.render import render
-from data_pipeline.toy_world.scene import SHAPES
-from data_pipeline.toy_world.settings import TINY, ToyWorldSettings
-from data_pipeline.toy_world.world import main, make_toy_world
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.prepare.toy import make_toy_world
+from pineco.data_pipeline.toy_world import samples
+from pineco.data_pipeline.toy_world.render import render
+from pineco.data_pipeline.toy_world.scene import SHAPES
+from pineco.data_pipeline.toy_world.settings import TINY, ToyWorldSettings
+from tests.support.commands import command
 from tests.support.toy_worlds import older_world
+
+main = command("data toy")
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -1,0 +1,31 @@
+"""Bootstrap draws: how often each image counts in a resample. A pure function of integers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+DRAWS = 1000
+_STREAM = 0xB007  # keeps these draws apart from whatever else a seed is used for
+
+
+class Difference(NamedTuple):
+    """Metric of the first model less that of the second, and its 95 % interval, in [-1, 1]."""
+
+    value: float
+    low: float
+    high: float
+
+
+def image_counts(seed: int, draw: int, images: int) -> np.ndarray:
+    """(images,) int64: how often each image is in this draw of as many, with replacement.
+
+    A pure function of its arguments. Uses the raw bits, because numpy promises those for ever but lets its
+    distributions change between releases. 32 of them are scaled to an image number; for a million images the
+    likeliest is 0.02 % more likely than the least likely.
+    """
+    key, counter = np.array((seed, _STREAM), np.uint64), np.array((0, draw, 0, 0), np.uint64)
+    raw = np.random.Philox(key=key, counter=counter).random_raw((images + 1) // 2)
+    words = np.concatenate((raw >> np.uint64(32), raw & np.uint64(2**32 - 1)))[:images]
+    return np.bincount((words * np.uint64(images) >> np.uint64(32)).astype(np.int64), minlength=images)

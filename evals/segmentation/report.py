@@ -1,0 +1,196 @@
+"""A dense evaluation as JSON and Markdown, and the counts behind it, from which two models are compared."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pineco.data_pipeline.errors import InputError
+from pineco.evals.report.formats import interval, percent, point_interval, points, seconds
+
+if TYPE_CHECKING:
+    from pineco.evals.segmentation.miou import Confusions
+
+SCHEMA, SCHEMA_VERSION = "pineco.dense", 1
+COUNTS_SUFFIX = ".counts.safetensors"
+_PARTS = ("hits", "truth", "predicted", "total")
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseReport:
+    """One model on one data set with masks."""
+
+    task: str  # incontext or linear
+    model: str  # for people
+    identity: str  # sha256 of the weights, or timm's name
+    data: str
+    test_digest: str  # of the test images' keys
+    images: dict[str, int]  # by split
+    size: int  # pixels of an image's side
+    seeds: tuple[int, ...]  # one run each
+    metrics: dict[str, float]  # means over the runs, each in [0, 1]
+    intervals: dict[str, Interval]  # 95 %, over images
+    chance: dict[str, float]  # what the commonest class everywhere scores
+    runs: tuple[dict[str, float], ...]  # metrics of each seed
+    class_iou: dict[str, float | None]  # mean over the runs; null for a class that does not occur
+    settings: dict[str, Any]
+    precision: str
+    hardware: str
+    commit: str | None
+    versions: dict[str, str]
+    seconds: float  # of the whole evaluation, without loading the model
+    baseline: str | None = None  # the other model, where there is one
+    baseline_identity: str | None = None
+    differences: dict[str, tuple[float, float, float]] = field(default_factory=dict)  # less the baseline; 95 % interval
+    schema: str = SCHEMA
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+    def spread(self, metric: str) -> float | None:
+        """Standard deviation over the seeds; None for one seed."""
+        values = [run[metric] for run in self.runs]
+        if len(values) < 2:
+            return None
+        mean = sum(values) / len(values)
+        return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Another model's report, as far as a comparison needs it."""
+
+    path: Path
+    model: str
+    identity: str
+    task: str
+    test_digest: str
+    size: int
+
+    def check(self, *, task: str, test_digest: str, size: int) -> None:
+        """Raises InputError where the two would not be measured alike."""
+        ours = {"task": task, "test_digest": test_digest, "size": size}
+        shown = {"task": "--task", "test_digest": "the test images", "size": "--size"}
+        for name, value in ours.items():
+            if getattr(self, name) != value:
+                raise InputError(f"--baseline {self.path}: {shown[name]} differs; measure both models in the same way")
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Raises InputError for a file that is no report of this version, or lacks its counts."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--baseline {path}: cannot be read as a report ({error})") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or data.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(f"--baseline {path}: no report of {SCHEMA} version {SCHEMA_VERSION}; measure that model again")
+    if not counts_path(path).is_file():
+        raise InputError(f"--baseline {path}: {counts_path(path).name} is not beside it; measure that model again")
+    names = ("model", "identity", "task", "test_digest", "size")
+    if missing := [name for name in names if name not in data]:
+        raise InputError(f"--baseline {path}: lacks {', '.join(missing)}; measure that model again")
+    return Baseline(path, *(data[name] for name in names))
+
+
+def counts_path(report: Path) -> Path:
+    return report.with_suffix(COUNTS_SUFFIX)
+
+
+def save_counts(report: Path, runs: Sequence[Confusions]) -> None:
+    """Beside the report, a tensor of each part for each run; replaced in one step."""
+    from safetensors.numpy import save_file
+
+    path = counts_path(report)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file({f"{i}.{part}": getattr(run, part) for i, run in enumerate(runs) for part in _PARTS}, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_counts(report: Path) -> list[Confusions]:
+    """The inverse of `save_counts`; raises InputError for a damaged file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from pineco.evals.segmentation.miou import Confusions
+
+    path = counts_path(report)
+    try:
+        parts = load_file(path)
+        runs = [Confusions(*(parts[f"{i}.{part}"] for part in _PARTS)) for i in range(len(parts) // len(_PARTS))]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{path}: no counts of ours, or damaged ({error}); measure that model again") from None
+    if not runs or any(run.hits.shape != runs[0].truth.shape for run in runs):
+        raise InputError(f"{path}: no counts of ours; measure that model again")
+    return runs
+
+
+def markdown(report: DenseReport, picture: str) -> str:
+    """picture: name of the picture beside it."""
+    title = {"incontext": "In-context segmentation", "linear": "Linear segmentation"}[report.task]
+    lines = [f"# {title}: {_cell(report.model)}", ""]
+    lines += _table(("metric", "value", "95 %", "chance", "spread of seeds"), _figures(report))
+    lines += ["", f"{_seeds(report)} The interval is a bootstrap over test images; chance is the commonest class."]
+    if report.baseline is not None:
+        rows = [(name, points(d[0]), point_interval((d[1], d[2]))) for name, d in report.differences.items()]
+        lines += ["", f"## Against {_cell(report.baseline)}, in points", ""]
+        lines += _table(("metric", "difference", "95 %"), rows)
+    lines += ["", "## Classes", "", *_table(("class", "IoU"), [(n, percent(v)) for n, v in report.class_iou.items()])]
+    lines += ["", f"![test images, truth and prediction]({picture})", "", "## Origin", ""]
+    return "\n".join([*lines, *_table(("", ""), list(_origin(report).items()))]) + "\n"
+
+
+def _figures(report: DenseReport) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            percent(value),
+            interval(report.intervals.get(name)),
+            percent(report.chance.get(name)),
+            percent(report.spread(name)),
+        )
+        for name, value in report.metrics.items()
+    ]
+
+
+def _seeds(report: DenseReport) -> str:
+    return f"Mean of {len(report.seeds)} seeds." if len(report.seeds) > 1 else "One run."
+
+
+def _origin(report: DenseReport) -> Mapping[str, str]:
+    return {
+        "weights": report.identity,
+        "data": report.data,
+        "images": ", ".join(f"{name} {number:,}" for name, number in report.images.items()),
+        "size": f"{report.size} x {report.size}",
+        "seeds": ", ".join(map(str, report.seeds)),
+        "settings": ", ".join(f"{name} {value}" for name, value in report.settings.items()),
+        "precision": report.precision,
+        "hardware": report.hardware,
+        "commit": report.commit or "unknown",
+        "versions": ", ".join(f"{name} {number}" for name, number in report.versions.items()),
+        "evaluation": seconds(report.seconds),
+    }
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    aligned = ["---", *["---:"] * (len(head) - 1)] if head[0] else ["---"] * len(head)
+    return [_row(head), _row(aligned), *(_row([_cell(cell) for cell in row]) for row in rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    """Names come from users: nothing of them may end a cell or a line."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
