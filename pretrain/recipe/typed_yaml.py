@@ -60,7 +60,8 @@ def merge(name: str, schema: DictConfig, layers: Sequence[DictConfig], hidden: S
 
 def _expand_home(node: Any) -> None:
     """Replace a leading ~/ in every string by the home folder, which no shell does in key=~/x or in YAML."""
-    for key in node if isinstance(node, DictConfig) else range(len(node)):
+    keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
         if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
             continue
         value = node[key]

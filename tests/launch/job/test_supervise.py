@@ -22,7 +22,7 @@ from pineco.launch.job.supervise import CancelNotice, TimeLimit, classify
 from pineco.launch.rundir.attempts import Attempt, Cause, read_attempts, write_attempt
 from pineco.launch.rundir.spec import ID, JOB, Spec
 from pineco.launch.submit import slurm
-from pineco.launch.train.run import BAD_INPUT, INTERRUPTED
+from pineco.launch.exits import BAD_INPUT, INTERRUPTED
 from tests.support.commands import command
 
 main_run = command("train")
