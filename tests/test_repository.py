@@ -27,7 +27,7 @@ def _tracked() -> list[str]:
     return [name for name in done.stdout.split("\n") if name and (ROOT / name).exists()]
 
 
-def test_the_annotated_tree_is_the_tree():
+def test_the_annotated_tree_is_the_tree() -> None:
     """The README would send people to files that are not there, or hide some."""
     tree = (ROOT / "README.md").read_text().split("<!-- tree -->")[1]
     entries = {entry.rstrip("/") for entry in re.findall(r"^[│├└─ ]+([\w.-]+/?)(?:\s|$)", tree, re.MULTILINE)}
@@ -39,7 +39,7 @@ def test_the_annotated_tree_is_the_tree():
     assert not entries - parts, "the README names what does not exist"
 
 
-def test_the_results_in_the_readme_are_the_records():
+def test_the_results_in_the_readme_are_the_records() -> None:
     """A figure would stand there that nobody measured."""
     text = (ROOT / "README.md").read_text()
     assert record.render(text, ROOT / "results") == text, "run python -m tests.bench.record"
@@ -52,7 +52,7 @@ ONLY_READER = "pretrain/models/import_weights.py"  # of .pth files: tensors alon
 HAZARDS = r"\bpickle\b|torch\.load\(|yaml\.load\(|shell=True|\btarfile\b|\beval\(|\bexec\(|os\.system"
 
 
-def test_no_hazard_in_the_packages():
+def test_no_hazard_in_the_packages() -> None:
     """Loading a checkpoint, a recipe or a shard could run somebody's code."""
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
@@ -64,14 +64,14 @@ def test_no_hazard_in_the_packages():
     assert not found, "\n".join(found)
 
 
-def test_no_file_is_large_or_named_for_nothing():
+def test_no_file_is_large_or_named_for_nothing() -> None:
     """The code would stop being a pleasure to read."""
     large = [p.name for p in SOURCES if len(p.read_text().split("\n")) > 400]
     assert not large
     assert not [p.name for p in SOURCES if p.stem in ("utils", "common", "helpers", "misc")]
 
 
-def test_no_new_command_line_flags(capsys: pytest.CaptureFixture[str]):
+def test_no_new_command_line_flags(capsys: pytest.CaptureFixture[str]) -> None:
     """A setting on the command line is in no recipe, so a run could not be repeated from its run directory."""
     expected = {
         run.main: {"--help", "--run-dir", "--resume", "--check"},
@@ -86,7 +86,7 @@ def test_no_new_command_line_flags(capsys: pytest.CaptureFixture[str]):
         assert set(re.findall(r"(?<![\w-])--[a-z-]+", capsys.readouterr().out)) == flags
 
 
-def test_transformers_still_imports_beside_our_kernels():
+def test_transformers_still_imports_beside_our_kernels() -> None:
     """transformers looks up the version of whatever provides a package called kernels."""
     code = "from transformers import CLIPModel; import kernels; print(kernels.__file__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -98,14 +98,14 @@ def _make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
 
 
-def test_make_help_lists_every_target():
+def test_make_help_lists_every_target() -> None:
     """A target would be there that nobody finds."""
     targets = set(re.findall(r"^([a-z-]+):.*", (ROOT / "Makefile").read_text(), re.MULTILINE))
     listed = set(re.findall(r"^  make ([a-z-]+)", _make("help").stdout, re.MULTILINE))
     assert listed == targets
 
 
-def test_a_cluster_is_refused_where_there_is_none():
+def test_a_cluster_is_refused_where_there_is_none() -> None:
     """`make pretrain NODES=8` would quietly train on the login node, or end in a stack of subprocess."""
     done = _make("pretrain", "NODES=8", SLURM_CONF="/dev/null")
     assert done.returncode == 2
@@ -114,7 +114,7 @@ def test_a_cluster_is_refused_where_there_is_none():
     assert "Traceback" not in done.stderr
 
 
-def test_constraints_pin_what_setup_cfg_asks_for():
+def test_constraints_pin_what_setup_cfg_asks_for() -> None:
     """An unpinned package would change under a run."""
     lines = [line for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line]
     pins = {line.split("==")[0].lower().replace("-", "_") for line in lines}
