@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _how_to_continue(options: argparse.Namespace, directory: Path) -> str:
-    """Say which command continues the run; for a rank of a job not `pineco train`, which would train on the login node."""
+    """Name the command that continues the run; for a job not `pineco train`, which would run on the login node."""
     if options.job:
         return f"unless its job comes back by itself, go on with: make resume RUN={directory}"
     program = ["pineco"] if shutil.which("pineco") else [sys.executable, "-m", "pineco"]

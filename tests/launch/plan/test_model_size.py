@@ -147,7 +147,8 @@ def test_a_file_that_is_no_config_is_refused(text: str, tmp_path: Path) -> None:
 
 def test_a_size_needs_no_torch() -> None:
     """Planning on a login node would take the seconds of an import, or fail where torch is not there."""
-    code = "import sys; from pineco.launch.plan.model_size import model_size; model_size('ViT-B-32'); print(sorted(sys.modules))"
+    code = "import sys; from pineco.launch.plan.model_size import model_size; model_size('ViT-B-32')"
+    code += "; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"'torch'", "'open_clip'"} & set(done.stdout.strip("[]\n").split(", "))
 

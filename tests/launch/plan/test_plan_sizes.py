@@ -254,6 +254,7 @@ def _student_bytes(recipe: Recipe, images: int) -> int:
 
 def test_a_size_needs_no_torch() -> None:
     """Planning on a login node would take the seconds of an import, or fail where torch is not there."""
-    code = "import sys, pineco.launch.plan.timm_size, pineco.launch.plan.neco_work; print([m for m in ('torch', 'timm') if m in sys.modules])"
+    code = "import sys, pineco.launch.plan.timm_size, pineco.launch.plan.neco_work"
+    code += "; print([m for m in ('torch', 'timm') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -181,8 +181,10 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", step=5)
     append(run / "run.log", "before\n")
     # A background job of a shell ignores SIGINT, and so does what it starts: tests may be such a job.
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); import pineco.launch.status.logs as logs; "
-    command = [sys.executable, "-c", f"{code}sys.exit(logs.main(sys.argv[1:]))", str(run)]
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from pineco.launch import cli; "
+    )
+    command = [sys.executable, "-c", f"{code}sys.exit(cli.main(['logs', *sys.argv[1:]]))", str(run)]
     with (
         Lease(run, None),
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
