@@ -14,9 +14,14 @@ import pytest
 from tests.support.structure import PACKAGES, ROOT, SOURCES
 
 DATA = (
-    "launch/clusters/default.yaml", "pretrain/recipes/clip_toy.yaml", "evals/data/tasks.yaml",
-    "pretrain/models/model_configs/vit_toy_p8_64.json", "evals/data/prompts/cifar10.yaml", "evals/report/page/style.css", "py.typed",
-)  # fmt: skip
+    "py.typed",
+    "launch/clusters/default.yaml",
+    "pretrain/recipes/clip_toy.yaml",
+    "pretrain/models/model_configs/vit_toy_p8_64.json",
+    "evals/data/tasks.yaml",
+    "evals/data/prompts/cifar10.yaml",
+    "evals/report/page/style.css",
+)
 IMPORT_ALL = """
 import importlib, sys
 for name in sys.stdin.read().split():
