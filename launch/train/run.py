@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pineco: stopped; what was saved is complete, the same command with --resume goes on", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        error.filename = error.filename or str(directory)  # a write to a full disk names no file
+        raise
     if interrupted is None:
         return 0
     print(f"pineco: {interrupted}; {_how_to_continue(options, directory)}", file=sys.stderr)

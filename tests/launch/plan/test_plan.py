@@ -24,6 +24,7 @@ from pineco.launch.train.training import total_steps
 from pineco.pretrain.recipe.load import load_recipe
 from pineco.pretrain.recipe.settings import Recipe
 from tests.support.commands import command
+from tests.support.structure import ROOT
 
 main = command("plan")
 
@@ -245,7 +246,7 @@ def test_more_ranks_than_gpus_are_refused_unless_they_compute_on_cpus() -> None:
 def test_constants_are_those_of_the_code_they_speak_of() -> None:
     """A plan would count ranges and blocks that the reader does not make, or cores by a figure that is not measured."""
     assert (planning.EXTENT, planning.BLOCK) == (GROUP_BYTES, BLOCK_EXTENTS * GROUP_BYTES)
-    bench = json.loads((Path(__file__).parents[2] / "results" / "data" / "bench.json").read_text())
+    bench = json.loads((ROOT / "results" / "data" / "bench.json").read_text())
     measured = {(f["what"], f["unit"]): f["median"] for f in bench["figures"]}
     assert int(measured["this loader, 500 x 375 -> 224, one core", "img/s"]) == planning.DECODED
 

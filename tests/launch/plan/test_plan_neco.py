@@ -233,7 +233,7 @@ def test_a_run_without_an_estimate_is_submitted_and_says_so(
     """A backbone that timm knows and the formulas do not could not be trained on a cluster."""
     seen = _submitted(monkeypatch)
     words = [LARGE, "model=timm:vit_giant_patch14_dinov2", "--nodes", "1", "--run-dir", str(tmp_path / "run")]
-    assert submit.main(words) == 0
+    assert command("submit")(words) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("no estimate of memory, speed and cost")
     assert "vit_giant_patch14_dinov2: no formula for its size" in first
@@ -247,7 +247,7 @@ def test_a_run_that_does_not_fit_is_not_submitted(
     """It would end in its first step, after the hours in its queue."""
     seen = _submitted(monkeypatch)
     words = [LARGE, "data.batch_size=2048", "objective.queue=20480", "--nodes", "1", "--run-dir", str(tmp_path / "run")]
-    assert submit.main(words) == 2
+    assert command("submit")(words) == 2
     assert "of it for activations" in capsys.readouterr().err
     assert not seen
 

@@ -18,6 +18,7 @@ from pineco.launch.status import logs
 from pineco.launch.status.logs import Follower, follow
 from pineco.launch.submit import slurm, squeue
 from tests.launch.status.test_status import beats, make_job, make_run
+from tests.support.commands import command
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def told(run: Path, *happens: Callable[[], object]) -> list[str]:
 
 def test_no_such_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A misspelt run would be waited for, for ever."""
-    assert logs.main([str(tmp_path / "x")]) == 2
+    assert command("logs")([str(tmp_path / "x")]) == 2
     assert capsys.readouterr().err == f"pineco: {tmp_path}/x: no such run; make status lists those below runs/\n"
 
 
