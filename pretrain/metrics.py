@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import write_text_atomically
 from pineco.data_pipeline.loader import LoaderStats
 from pineco.pretrain.distributed import RankInfo, mean_over_ranks
 from pineco.pretrain.objectives.base import StepOutput
@@ -173,9 +174,7 @@ def _drop_rows_after(path: Path, step: int) -> None:
     """A resumed run takes these steps again: each step stands in the file once."""
     if path.is_file():
         rows = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-        draft = path.with_suffix(".new")
-        draft.write_text("".join(rows))
-        draft.replace(path)
+        write_text_atomically(path, "".join(rows))
 
 
 def _step_of(line: str) -> float:

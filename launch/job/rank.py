@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import write_text_atomically
 from pineco.launch.exits import exit_code
 from pineco.launch.rundir.heartbeat import RANK_FILE, read_beats
 from pineco.launch.rundir.spec import JOB, RECIPE
@@ -84,7 +85,7 @@ def _write_crash(folder: Path, rank: int, error: Exception) -> None:
     }
     path = folder / CRASHES / f"{RANK_FILE.format(rank)}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record))
+    write_text_atomically(path, json.dumps(record))
 
 
 def read_left(folder: Path, attempt: str) -> dict[int, int]:
@@ -100,7 +101,8 @@ def read_left(folder: Path, attempt: str) -> dict[int, int]:
 def _leave(folder: Path, code: int) -> NoReturn:
     try:
         (folder / LEFT).mkdir(exist_ok=True)
-        (folder / LEFT / RANK_FILE.format(int(os.environ["RANK"]))).write_text(f"{code} {os.environ[ATTEMPT]}")
+        path = folder / LEFT / RANK_FILE.format(int(os.environ["RANK"]))
+        write_text_atomically(path, f"{code} {os.environ[ATTEMPT]}")
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pineco.data_pipeline.files import write_text_atomically
+
 if TYPE_CHECKING:  # the watchdog, which reads beats, needs no torch
     from pineco.pretrain.objectives.base import StepOutput
     from pineco.pretrain.trainer import TrainState
@@ -75,9 +77,7 @@ class Heartbeat:
         if self._folder is not None:
             path = self._folder / "beats" / f"{self._name}.json"
             with self._lock:
-                draft = path.with_suffix(".new")
-                draft.write_text(self._row())
-                draft.replace(path)
+                write_text_atomically(path, self._row())
 
     def end(self) -> None:
         self._ended.set()

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import write_text_atomically
 
 _FILE = "lease.json"
 _RENEWED = 5.0  # seconds between two signs of life
@@ -98,9 +99,8 @@ def _claim(run: Path, after: int, name: str, dead: float) -> Holder:
             if _age(claim) < dead:
                 raise InputError(f"{run}: somebody else is taking it at this moment; try again in a minute") from None
             token += 1  # whoever claimed that one died before writing the lease
-    holder, draft = Holder(token, name), run / f".{_FILE}.{token}"
-    draft.write_text(json.dumps(asdict(holder)))
-    draft.replace(run / _FILE)
+    holder = Holder(token, name)
+    write_text_atomically(run / _FILE, json.dumps(asdict(holder)))
     for older in run.glob(".lease_*"):
         if older != claim:
             older.unlink(missing_ok=True)

@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(small_disk: Path
     verify(Checkpoint(small_disk / "step_00000001"))
 
 
-@pytest.mark.parametrize("call", ["fsync", "rename"])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_crash_before_publication_leaves_no_checkpoint(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A name `step_*` would stand for an incomplete directory."""
 
