@@ -14,13 +14,13 @@ from multiprocessing.sharedctypes import Synchronized
 from typing import TypeVar
 
 from pineco.data_pipeline.errors import InputError
-from pineco.data_pipeline.index.progress import Report
 from pineco.data_pipeline.stores.store import Store, open_store
 
 WORTH = 256 << 20  # bytes: what one process scans while another one starts
 _POLL = 0.5  # seconds between two looks at how far the workers are
 
 Result = TypeVar("Result")
+Report = Callable[[int, int], None]  # (bytes, shards) done so far
 
 
 @dataclass(frozen=True)

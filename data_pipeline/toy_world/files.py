@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from pineco.data_pipeline.progress import BAR, COUNT, LEFT, NAME, Progress
 from pineco.data_pipeline.toy_world.samples import (
     TRIPLET_COLUMNS,
     ZERO_SHOT_SETS,
@@ -133,20 +134,15 @@ def _texts(settings: ToyWorldSettings) -> dict[str, str]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[Iterable[Sample]], Iterable[Sample]]]:
-    """Wraps the samples on their way to the writer: a bar for people, nothing for log files."""
-    if not sys.stderr.isatty():
-        yield lambda samples: samples
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("toy world", total=total)
+    """Wraps the samples on their way to the writer, a bar for people, nothing for log files."""
+    numbers = count(1)
+    with Progress(NAME, BAR, COUNT, LEFT, show=sys.stderr.isatty(), transient=True) as progress:
 
         def counted(samples: Iterable[Sample]) -> Iterator[Sample]:
             for sample in samples:
                 yield sample
-                bar.advance(task)
+                done = next(numbers)
+                progress.update("toy world", done, total, f"toy world: {done:,} of {total:,} samples")
 
         yield counted
 

@@ -60,7 +60,7 @@ def test_bytes_are_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pyte
     flushed: list[str] = []
 
     def note(descriptor: int) -> None:
-        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
         flushed.append(place.name if place == tmp_path else f"{place.name.split('.')[1]} {(tmp_path / 'a').exists()}")
 
     monkeypatch.setattr(os, "fsync", note)
