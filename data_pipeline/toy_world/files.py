@@ -4,16 +4,15 @@ So the bytes of every file are the same whatever the number of workers.
 """
 
 import math
-import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from pineco.data_pipeline.processes import processes
 from pineco.data_pipeline.progress import BAR, COUNT, LEFT, NAME, Progress
 from pineco.data_pipeline.toy_world.samples import (
     TRIPLET_COLUMNS,
@@ -86,13 +85,9 @@ def _rendered(settings: ToyWorldSettings, blocks: list[Block], workers: int) -> 
     if workers == 1:
         yield map(make, blocks)
         return
-    # Forked workers start at once, and also where __main__ cannot be imported again (notebooks, stdin).
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(min(workers, len(blocks)), context)
-    try:
+    killed = "toy world: a worker was killed, perhaps for its memory; start again, with fewer workers"
+    with processes(min(workers, len(blocks)), killed=killed, fork=True) as pool:
         yield pool.map(make, blocks)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _write_shards(pattern: Path, shard_size: int, samples: Iterable[Sample]) -> None:
