@@ -32,10 +32,11 @@ from pineco.data_pipeline.loader import DataPosition
 from pineco.pretrain.engine import Engine
 from pineco.pretrain.models.export import EXPORT, FORMATS, Exported
 from pineco.pretrain.objectives.base import Objective
+from pineco.pretrain.run_files import MANIFEST, STEP, step_name, step_of
 from pineco.pretrain.trainer import TrainState
 
 SCHEMA = 1
-TRAINING, STATE, MANIFEST = "training.safetensors", "state.json", "manifest.json"
+TRAINING, STATE = "training.safetensors", "state.json"
 MODULE = "module/"
 
 
@@ -47,7 +48,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        return int(self.path.name.removeprefix("step_"))
+        return step_of(self.path.name)
 
     @property
     def export(self) -> Path:
@@ -57,7 +58,7 @@ class Checkpoint:
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
     """Published checkpoints, oldest first."""
-    return [Checkpoint(p) for p in sorted(folder.glob("step_*")) if (p / MANIFEST).is_file()]
+    return [Checkpoint(p) for p in sorted(folder.glob(f"{STEP}*")) if (p / MANIFEST).is_file()]
 
 
 def gather_tensors(engine: Engine) -> tuple[Exported, dict[str, Tensor]]:
@@ -75,7 +76,7 @@ def save_checkpoint(
 
     Raises InputError where the disk is full or not writable: nothing is left behind, older checkpoints are intact.
     """
-    final = folder / f"step_{state.step:08d}"
+    final = folder / step_name(state.step)
     weights = [item for part in exported.values() if isinstance(part, dict) for item in part.items()]
     if broken := [name for name, tensor in weights if not tensor.isfinite().all()]:
         raise InputError(f"{final}: not saved: {broken[0]} is not finite, the run has diverged; {_intact(folder)}")
@@ -83,7 +84,7 @@ def save_checkpoint(
     files |= {TRAINING: save(dict(training)), STATE: json.dumps(asdict(state), indent=2).encode()}
     files[MANIFEST] = _manifest({n: (_sha256(d), len(d)) for n, d in files.items()})
     try:
-        for left in folder.glob(".step_*.tmp"):  # by a process that was killed: no run has the room for many of them
+        for left in folder.glob(f".{STEP}*.tmp"):  # by a process that was killed: no run has the room for many of them
             shutil.rmtree(left, ignore_errors=True)
         with replacing(final, sync=True) as temporary:
             _write_files(temporary, files)

@@ -16,6 +16,7 @@ from pineco.data_pipeline.loader import LoaderStats
 from pineco.data_pipeline.progress import BAR, LEFT, NAME, Progress
 from pineco.pretrain.distributed import RankInfo, mean_over_ranks
 from pineco.pretrain.objectives.base import StepOutput
+from pineco.pretrain.run_files import METRICS
 from pineco.pretrain.tracking import Board
 from pineco.pretrain.trainer import TrainState
 
@@ -62,7 +63,7 @@ class StepLog:
         self.steps, self.every, self.lr, self.ranks, self.stage = steps, every, lr, ranks, stage
         self.board = board
         self._loader, self._data_before = loader, loader.stats
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         self.last_loss = math.nan
         self._clock, self._clock_samples = time.perf_counter(), start.samples_seen
         if ranks.leads:
