@@ -98,7 +98,7 @@ def _claim(run: Path, after: int, owner: Owner, dead: float) -> Holder:
     token = after + 1
     while True:
         claim = run / f"{CLAIM}{token:08}"
-        try:
+        try:  # created, not replaced: of two who do so the file system refuses one
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             break
         except FileExistsError:
