@@ -64,7 +64,7 @@ def test_a_killed_worker_is_what_the_caller_says(fork: bool) -> None:
         with processes(2, killed="pass fewer workers", fork=fork) as pool:
             pool.submit(die).result()
 
-    with pytest.raises(InputError, match="^pass fewer workers$"):
+    with pytest.raises(InputError, match=r"^pass fewer workers$"):
         run()
 
 
