@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pineco import __version__
+from pineco.data_pipeline.hints import did_you_mean
 from pineco.launch.exits import BAD_INPUT, exit_code
 
 
@@ -90,8 +90,7 @@ def _members(group: str) -> list[str]:
 def _unknown(words: Sequence[str]) -> str:
     if members := _members(words[0]):
         return f"{words[0]} needs one of: {', '.join(name.split()[1] for name in members)}; see pineco --help"
-    nearest = difflib.get_close_matches(words[0], [name.split()[0] for name in COMMANDS], n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    hint = did_you_mean(words[0], [name.split()[0] for name in COMMANDS])
     return f"no command {words[0]!r}{hint}; see pineco --help"
 
 

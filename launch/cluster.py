@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import user_path
+from pineco.data_pipeline.hints import did_you_mean
 from pineco.pretrain.recipe.typed_yaml import merge, parse_overrides, read_layer
 
 CLUSTERS = Path(__file__).parent / "clusters"
@@ -95,11 +95,10 @@ def load_cluster(name: str, overrides: list[str] | None = None) -> Cluster:
     """
     path = user_path(name) if name.endswith((".yaml", ".yml")) else _files().get(name, CLUSTERS / f"{name}.yaml")
     if not path.is_file():
-        near = difflib.get_close_matches(name, cluster_names(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(name, cluster_names()) or ";"
         known = ", ".join(cluster_names())
         raise InputError(
-            f"CLUSTER {name}: no such cluster; {hint}there are {known}; add clusters/{name}.yaml, or pass its path"
+            f"CLUSTER {name}: no such cluster{hint} there are {known}; add clusters/{name}.yaml, or pass its path"
         )
     schema = OmegaConf.structured(Cluster)
     cluster = merge(f"cluster {name}", schema, [read_layer(path), parse_overrides(overrides or [])])

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,14 +27,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import flush_to_disk, replacing
 from pineco.data_pipeline.loader import DataPosition
 from pineco.pretrain.engine import Engine
 from pineco.pretrain.models.export import EXPORT, FORMATS, Exported
 from pineco.pretrain.objectives.base import Objective
+from pineco.pretrain.run_files import MANIFEST, STEP, step_name, step_of
 from pineco.pretrain.trainer import TrainState
 
 SCHEMA = 1
-TRAINING, STATE, MANIFEST = "training.safetensors", "state.json", "manifest.json"
+TRAINING, STATE = "training.safetensors", "state.json"
 MODULE = "module/"
 
 
@@ -47,7 +48,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        return int(self.path.name.removeprefix("step_"))
+        return step_of(self.path.name)
 
     @property
     def export(self) -> Path:
@@ -57,7 +58,7 @@ class Checkpoint:
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
     """Published checkpoints, oldest first."""
-    return [Checkpoint(p) for p in sorted(folder.glob("step_*")) if (p / MANIFEST).is_file()]
+    return [Checkpoint(p) for p in sorted(folder.glob(f"{STEP}*")) if (p / MANIFEST).is_file()]
 
 
 def gather_tensors(engine: Engine) -> tuple[Exported, dict[str, Tensor]]:
@@ -75,25 +76,22 @@ def save_checkpoint(
 
     Raises InputError where the disk is full or not writable: nothing is left behind, older checkpoints are intact.
     """
-    final = folder / f"step_{state.step:08d}"
+    final = folder / step_name(state.step)
     weights = [item for part in exported.values() if isinstance(part, dict) for item in part.items()]
     if broken := [name for name, tensor in weights if not tensor.isfinite().all()]:
         raise InputError(f"{final}: not saved: {broken[0]} is not finite, the run has diverged; {_intact(folder)}")
-    temporary = folder / f".writing_{final.name}"
     files = {name: save(part) if isinstance(part, dict) else part for name, part in exported.items()}
     files |= {TRAINING: save(dict(training)), STATE: json.dumps(asdict(state), indent=2).encode()}
+    files[MANIFEST] = _manifest({n: (_sha256(d), len(d)) for n, d in files.items()})
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for name, data in files.items():
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            _write(temporary / name, data)
-        _write(temporary / MANIFEST, _manifest({n: (_sha256(d), len(d)) for n, d in files.items()}))
-        if final.exists():  # left by a run that was resumed from an earlier step
-            shutil.rmtree(final)
-        temporary.rename(final)
-        _flush_folder(folder)
+        for left in folder.glob(f".{STEP}*.tmp"):  # by a process that was killed: no run has the room for many of them
+            shutil.rmtree(left, ignore_errors=True)
+        with replacing(final, sync=True) as temporary:
+            _write_files(temporary, files)
+            if final.exists():  # left by a run that was resumed from an earlier step: it goes when the new one is safe
+                flush_to_disk(temporary)
+                shutil.rmtree(final)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         reason = error.strerror or str(error)
         raise InputError(f"{final}: not saved: {reason}; {_intact(folder)}. Make room, then --resume") from None
     return Checkpoint(final)
@@ -138,8 +136,8 @@ def prune(folder: Path, keep: int) -> None:
         files = _read_manifest(checkpoint)
         if TRAINING in files:
             files = {name: entry for name, entry in files.items() if name != TRAINING}
-            _write(checkpoint.path / "manifest.new", _manifest(files))
-            (checkpoint.path / "manifest.new").replace(checkpoint.path / MANIFEST)
+            with replacing(checkpoint.path / MANIFEST, sync=True) as manifest:
+                manifest.write_bytes(_manifest(files))
             (checkpoint.path / TRAINING).unlink()
 
 
@@ -202,19 +200,11 @@ def _intact(folder: Path) -> str:
     return f"the checkpoint of step {older[-1].step} is intact" if older else "there is no older checkpoint"
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files by name below a folder; the last one last."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
 
 
 def _sha256(data: bytes) -> str:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import write_text_atomically
 from pineco.data_pipeline.loader import LoaderStats
+from pineco.data_pipeline.progress import BAR, LEFT, NAME, Progress
 from pineco.pretrain.distributed import RankInfo, mean_over_ranks
 from pineco.pretrain.objectives.base import StepOutput
+from pineco.pretrain.run_files import METRICS
 from pineco.pretrain.tracking import Board
 from pineco.pretrain.trainer import TrainState
 
-PLAIN_EVERY = 10.0  # seconds between two lines where stderr is no terminal
+_COLUMNS = (
+    NAME,
+    BAR,
+    "step {task.completed}/{task.total}",
+    "loss {task.fields[loss]:.4f}",
+    "{task.fields[speed]}",
+    "ETA",
+    LEFT,
+)
 
 
 class Counted(Protocol):
@@ -55,12 +63,14 @@ class StepLog:
         self.steps, self.every, self.lr, self.ranks, self.stage = steps, every, lr, ranks, stage
         self.board = board
         self._loader, self._data_before = loader, loader.stats
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         self.last_loss = math.nan
         self._clock, self._clock_samples = time.perf_counter(), start.samples_seen
         if ranks.leads:
             _drop_rows_after(self.path, start.step)
-            self.line = _Line(stage, steps, start.step)
+            self.progress = Progress(*_COLUMNS)
+            self.progress.begin(stage, steps, start.step, loss=math.nan, speed="")
+            self.progress.start()
 
     def __call__(self, state: TrainState, output: StepOutput) -> None:
         if state.step % self.every and state.step != self.steps:
@@ -102,12 +112,18 @@ class StepLog:
             file.write(json.dumps({**where, **row, "loss_hex": row["loss"].hex()}) + "\n")
         if self.board is not None:
             self.board.add({f"{self.stage}/{name}": value for name, value in row.items()}, state.step)
-        self.line.update(state.step, row["loss"], _speed(row))
+        self._show(state.step, row["loss"], _speed(row))
+
+    def _show(self, step: int, loss: float, speed: str) -> None:
+        def line(rate: float, left: float) -> str:
+            return f"{self.stage} step {step}/{self.steps} loss {loss:.4f} {speed} ETA {left:.0f} s"
+
+        self.progress.update(self.stage, step, self.steps, line, loss=loss, speed=speed)
 
     def pause(self) -> None:
         """Time until the next row counts from `resume`, e.g. around an evaluation."""
         if self.ranks.leads:
-            self.line.pause()
+            self.progress.stop()
 
     def resume(self, state: TrainState) -> None:
         self._clock, self._clock_samples, self._data_before = (
@@ -116,47 +132,13 @@ class StepLog:
             self._loader.stats,
         )
         if self.ranks.leads:
-            self.line.resume()
+            self.progress.start()
 
     def close(self) -> None:
         if self.ranks.leads:
-            self.line.pause()
+            self.progress.stop()
         if self.board is not None:
             self.board.close()
-
-
-class _Line:
-    """One live line on a terminal; a plain line now and then where stderr goes to a file."""
-
-    def __init__(self, stage: str, steps: int, step: int) -> None:
-        self.stage, self.steps, self.console = stage, steps, Console(stderr=True)
-        self.first, self.started, self.spoke = step, time.perf_counter(), 0.0
-        self.progress: Progress | None = None
-        if self.console.is_terminal:
-            columns = ("{task.description}", "step {task.completed}/{task.total}", "loss {task.fields[loss]:.4f}")
-            texts = [TextColumn(c) for c in (*columns, "{task.fields[speed]}", "ETA")]
-            self.progress = Progress(texts[0], BarColumn(), *texts[1:], TimeRemainingColumn(), console=self.console)
-            self.task: TaskID = self.progress.add_task(stage, total=steps, completed=step, loss=math.nan, speed="")
-            self.progress.start()
-
-    def update(self, step: int, loss: float, speed: str) -> None:
-        if self.progress is not None:
-            self.progress.update(self.task, completed=step, loss=loss, speed=speed)
-            return
-        now = time.perf_counter()
-        if now - self.spoke >= PLAIN_EVERY or step == self.steps:
-            eta = (now - self.started) / max(1, step - self.first) * (self.steps - step)
-            line = f"{self.stage} step {step}/{self.steps} loss {loss:.4f} {speed} ETA {eta:.0f} s"
-            print(line, file=sys.stderr, flush=True)
-            self.spoke = now
-
-    def pause(self) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-
-    def resume(self) -> None:
-        if self.progress is not None:
-            self.progress.start()
 
 
 def _speed(row: dict[str, float]) -> str:
@@ -173,9 +155,7 @@ def _drop_rows_after(path: Path, step: int) -> None:
     """A resumed run takes these steps again: each step stands in the file once."""
     if path.is_file():
         rows = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-        draft = path.with_suffix(".new")
-        draft.write_text("".join(rows))
-        draft.replace(path)
+        write_text_atomically(path, "".join(rows))
 
 
 def _step_of(line: str) -> float:

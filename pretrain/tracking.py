@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pineco.data_pipeline.errors import InputError
 from pineco.pretrain.recipe.settings import Recipe
+from pineco.pretrain.run_files import TENSORBOARD
 
 _ID = "wandb_id"  # in the run directory: the same for every start of a run, so that a requeue is no new run
 
@@ -29,7 +30,7 @@ class Board:
 
     def __init__(self, folder: Path, recipe: Recipe, *, part: str = "train", purge_step: int | None = None) -> None:
         """folder: run directory. purge_step: what an earlier start wrote from this step on is taken again."""
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=purge_step)
         self._wandb: Any = None
         if recipe.tracking.wandb is not None:
             self._wandb = _wandb_run(folder, recipe, part)

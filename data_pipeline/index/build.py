@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.index.manifest import MANIFEST, MANIFEST_START, UNFINISHED, Manifest, encode_manifest
-from pineco.data_pipeline.index.progress import progress
 from pineco.data_pipeline.index.scan import scan_shard
 from pineco.data_pipeline.index.sidecar import ShardEntry, decode_sidecar, sidecar_name, write_sidecar
 from pineco.data_pipeline.index.table import DamagedError
-from pineco.data_pipeline.index.workers import Place, Work, for_each, open_place
+from pineco.data_pipeline.index.workers import Place, Report, Work, for_each, open_place
+from pineco.data_pipeline.progress import BAR, BYTES, LEFT, NAME, SPEED, Progress
 from pineco.data_pipeline.stores.store import Store
 
 
@@ -56,8 +55,26 @@ def over_shards(
 ) -> list[ShardEntry | DamagedError]:
     """What becomes of each shard; what: the word before the progress, None for no progress."""
     total = sum(place.shards.size(name) for name in names)
-    with nullcontext(lambda done, shards: None) if what is None else progress(what, total, len(names)) as report:
+    columns = NAME, "{task.fields[shards]}", BAR, BYTES, SPEED, LEFT
+    with Progress(*columns, show=what is not None, eager=False, transient=True) as progress:
+        report = _report(progress, what or "", total, len(names))
         return for_each(work, place, names, workers=workers, report=report)
+
+
+def _report(progress: Progress, what: str, total: int, shards: int) -> Report:
+    """Makes of (bytes, shards) what is told of them. total: bytes of all shards."""
+
+    def report(done: int, ready: int) -> None:
+        far = f"{ready:,} of {shards:,} shards"
+
+        def line(rate: float, left: float) -> str:
+            minutes = f", {left / 60:.0f} min left" if rate else ""
+            return f"{what} {far}, {done / 1e9:.1f} of {total / 1e9:.1f} GB, {rate / 1e6:.0f} MB/s{minutes}"
+
+        progress.update(what, done, total, line, shards=far)
+
+    progress.begin(what, total, shards="")
+    return report
 
 
 def sort_out(results: Sequence[ShardEntry | DamagedError]) -> list[ShardEntry]:

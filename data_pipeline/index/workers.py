@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from typing import TypeVar
 
 from pineco.data_pipeline.errors import InputError
-from pineco.data_pipeline.index.progress import Report
+from pineco.data_pipeline.processes import processes
 from pineco.data_pipeline.stores.store import Store, open_store
 
 WORTH = 256 << 20  # bytes: what one process scans while another one starts
 _POLL = 0.5  # seconds between two looks at how far the workers are
 
 Result = TypeVar("Result")
+Report = Callable[[int, int], None]  # (bytes, shards) done so far
 
 
 @dataclass(frozen=True)
@@ -75,23 +73,17 @@ def choose_workers(workers: int | None, place: Place, names: Sequence[str]) -> i
 
 
 def _in_processes(work: Work[Result], place: Place, names: Sequence[str], workers: int, report: Report) -> list[Result]:
-    # Spawned, not forked or served: no S3 client crosses over, and the environment is that of this moment.
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
+    counter = multiprocessing.get_context("spawn").Value("q", 0)
     start = place.shards.root_name, place.sidecars.root_name, counter
+    mend = "was it out of memory? Pass fewer --workers; what is done is kept"
+    killed = f"{place.shards.root_name}: a worker process died; {mend}"
     results: list[Result] = []
-    with ProcessPoolExecutor(workers, context, _start, start) as pool:
-        try:
-            waiting = {pool.submit(_run, work, name) for name in names}
-            while waiting:
-                done, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
-                results += [future.result() for future in done]
-                report(counter.value, len(results))
-        except BrokenProcessPool:
-            mend = "was it out of memory? Pass fewer --workers; what is done is kept"
-            raise InputError(f"{place.shards.root_name}: a worker process died; {mend}") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with processes(workers, _start, *start, killed=killed) as pool:
+        waiting = {pool.submit(_run, work, name) for name in names}
+        while waiting:
+            done, waiting = wait(waiting, _POLL, FIRST_COMPLETED)
+            results += [future.result() for future in done]
+            report(counter.value, len(results))
     return results
 
 
@@ -102,22 +94,12 @@ _advance: Callable[[int], None]
 def _start(root: str, out: str, counter: Synchronized[int]) -> None:
     """Begins a worker process."""
     global _place, _advance
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def advance(size: int) -> None:
         with counter.get_lock():
             counter.value += size
 
     _place, _advance = open_place(root, None if out == root else out), advance
-
-
-def _end_with_parent() -> None:
-    """A pool does not notice when its process is killed: the workers would wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _run(work: Work[Result], name: str) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from pineco.data_pipeline.index.sidecar import sidecar_name
 from pineco.data_pipeline.prepare import ledger
 from pineco.data_pipeline.prepare.destination import Destination
 from pineco.data_pipeline.prepare.job import Job, Made
-from pineco.data_pipeline.prepare.progress import progress
 from pineco.data_pipeline.prepare.rejections import REJECTED, Rejections
 from pineco.data_pipeline.prepare.workers import Maker, making
+from pineco.data_pipeline.progress import BAR, COUNT, LEFT, NAME, Progress
 
 Result = Mapping[str, Any]  # what prepare.json says besides the plan
 
@@ -35,14 +35,26 @@ def run(job: Job, destination: Destination, workers: int) -> Result:
             return before
         ledger.begin(destination, plan)
         maker = Maker(job, destination, scratch)
-        with making(maker, missing, workers) as results, progress(job.kind, len(missing)) as advance:
-            for new in results:
+        columns = NAME, BAR, COUNT, "{task.fields[text]}", LEFT
+        with making(maker, missing, workers) as results, Progress(*columns, eager=False, transient=True) as progress:
+            for new in _counted(results, progress, job.kind, len(missing)):
                 made[new.number] = new
-                advance(new.samples, len(new.lost))
         ordered = [made[part.number] for part in job.parts]
         result = _complete(job, destination, ordered, scratch, workers)
         ledger.finish(destination, plan, result)
     return result
+
+
+def _counted(results: Iterable[Made], progress: Progress, kind: str, parts: int) -> Iterator[Made]:
+    """The same results; progress hears of each."""
+    samples = rejected = 0
+    progress.begin(kind, parts, text="")
+    for done, new in enumerate(results, 1):
+        yield new
+        samples, rejected = samples + new.samples, rejected + len(new.lost)
+        text = f"{samples:,} samples, {rejected:,} rejected"
+        line = f"{kind}: {done:,} of {parts:,} parts, {text}"
+        progress.update(kind, done, parts, line, text=text)
 
 
 def _is_whole(destination: Destination, result: Result) -> bool:

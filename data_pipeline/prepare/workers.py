@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.index import scan_file, write_sidecar
 from pineco.data_pipeline.index.sidecar import sidecar_name
 from pineco.data_pipeline.prepare.destination import Destination
 from pineco.data_pipeline.prepare.job import Job, Layout, Made, Part
 from pineco.data_pipeline.prepare.ledger import write_record
 from pineco.data_pipeline.prepare.shard import write_shard
+from pineco.data_pipeline.processes import processes
 
-_CTRL_C = 0.2  # seconds: workers leave at Ctrl-C, and the news of it may come before our own KeyboardInterrupt
+_KILLED = "a worker was killed, perhaps for its memory; start again, with fewer --workers"
 
 
 @dataclass(frozen=True)
@@ -63,37 +57,19 @@ def making(maker: Maker, parts: Sequence[Part], workers: int) -> Iterator[Iterat
     if workers == 1 or len(parts) <= 1:
         yield map(maker, parts)
         return
-    # Forked workers start at once, and also where __main__ cannot be imported again (notebooks, stdin).
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    arguments = (maker.job, maker.destination.root, maker.destination.layout, maker.scratch, os.getpid())
-    pool = ProcessPoolExecutor(min(workers, len(parts)), context, _start, arguments)
-    try:
+    arguments = maker.job, maker.destination.root, maker.destination.layout, maker.scratch
+    with processes(min(workers, len(parts)), _start, *arguments, killed=_KILLED, fork=True) as pool:
         futures = [pool.submit(_make, part) for part in parts]
         yield (future.result() for future in as_completed(futures))
-    except BrokenProcessPool:
-        time.sleep(_CTRL_C)
-        raise InputError("a worker was killed, perhaps for its memory; start again, with fewer --workers") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 _maker: Maker | None = None  # of a worker
 
 
-def _start(job: Job, root: str, layout: Layout, scratch: Path, parent: int) -> None:
+def _start(job: Job, root: str, layout: Layout, scratch: Path) -> None:
     """In a new worker. An S3 client is not to be used across a fork, so that each opens its own."""
     global _maker
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background, for the parent, too
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # Ctrl-C is the parent's to report
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     _maker = Maker(job, Destination(root, layout), scratch)
-
-
-def _follow(parent: int) -> None:
-    """Ends this process once its parent is gone: nobody would wait for what it makes."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _make(part: Part) -> Made:

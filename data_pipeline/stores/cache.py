@@ -161,7 +161,7 @@ class DiskCache:
             _write(file, HEADER.pack(_MAGIC, len(data), zlib.crc32(data), bytes.fromhex(key)))
             _write(file, data)
             _use(file)
-            with self._locked():
+            with self._locked():  # not files.replacing: below the folder that was checked, wherever its path leads now
                 os.rename(name, key, src_dir_fd=self._at, dst_dir_fd=self._at)
         except OSError:
             self._unlink(name)

@@ -22,7 +22,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, SSLError
 
 from pineco.data_pipeline.errors import InputError
-from pineco.data_pipeline.stores.retry import NetworkSettings, PassingError, persist
+from pineco.data_pipeline.stores.retry import NetworkSettings, PassingError, Retry, persist
 from pineco.data_pipeline.stores.store import check_name
 
 Result = TypeVar("Result")
@@ -208,19 +208,16 @@ class HttpStore:
         raise InputError(f"{self.where(name)}: more than {_HOPS} redirects; check the address")
 
     def _persist(self, attempt: Callable[[], Result], name: str, tries: int) -> Result:
-        where = self.where(name)
-        return persist(
-            attempt,
-            where,
-            tries=tries,
+        retry = Retry(
             settings=self.settings,
             catch=(PassingError, HTTPError, UnicodeError),
-            judge=lambda error: _judge(error, where),
+            judge=_judge,
             sleep=self._sleep,
             draw=self._draw,
             retried=self._count_retry,
             advice=_ADVICE,
         )
+        return persist(attempt, self.where(name), tries, retry)
 
     def _count_retry(self) -> None:
         with self._lock:

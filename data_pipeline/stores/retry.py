@@ -32,37 +32,33 @@ class NetworkSettings:
     connections: int = 32  # kept open; more threads than this open connections that are not used again
 
 
-def persist(
-    attempt: Callable[[], Result],
-    where: str,
-    *,
-    tries: int,
-    settings: NetworkSettings,
-    catch: tuple[type[Exception], ...],
-    judge: Callable[[Exception], str],
-    sleep: Callable[[float], None],
-    draw: Callable[[], float],
-    retried: Callable[[], None],
-    advice: str,
-) -> Result:
-    """The result of `attempt`, tried again after failures that may pass; InputError after the others.
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """The policy of one service: which failures may pass, how long to wait, what is said in the end."""
 
-    catch: failures that may pass, others are not held up. judge: why another try may succeed; raises InputError where
-    none can. sleep: in seconds. draw: uniform on [0, 1). retried: called before each further try. advice: what a user
-    can do after the last one.
-    """
+    settings: NetworkSettings
+    catch: tuple[type[Exception], ...]  # failures that may pass; others are not held up
+    judge: Callable[[Exception, str], str]  # (failure, where) -> why another try may succeed; InputError: none can
+    sleep: Callable[[float], None]  # seconds
+    draw: Callable[[], float]  # uniform on [0, 1)
+    retried: Callable[[], None]  # called before each further try
+    advice: str  # what a user can do after the last try
+
+
+def persist(attempt: Callable[[], Result], where: str, tries: int, retry: Retry) -> Result:
+    """The result of `attempt`, tried again after failures that may pass; InputError after the others."""
     reason = ""
     for number in range(tries):
         if number:
-            retried()
+            retry.retried()
             if number % _SAY_EVERY == 0:
                 _logger.warning("%s: %s; try %d of %d", where, reason, number + 1, tries)
-            sleep(pause(number, settings, draw()))
+            retry.sleep(pause(number, retry.settings, retry.draw()))
         try:
             return attempt()
-        except catch as error:
-            reason = judge(error)
-    raise InputError(f"{where}: gave up after {tries} tries, at last: {reason}; {advice}")
+        except retry.catch as error:
+            reason = retry.judge(error, where)
+    raise InputError(f"{where}: gave up after {tries} tries, at last: {reason}; {retry.advice}")
 
 
 def pause(number: int, settings: NetworkSettings, drawn: float) -> float:

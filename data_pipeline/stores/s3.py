@@ -26,7 +26,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from pineco.data_pipeline.errors import InputError
-from pineco.data_pipeline.stores.retry import NetworkSettings, PassingError, persist
+from pineco.data_pipeline.stores.retry import NetworkSettings, PassingError, Retry, persist
 from pineco.data_pipeline.stores.s3_get import RangeGetter
 from pineco.data_pipeline.stores.store import check_name
 
@@ -240,18 +240,16 @@ class S3Store:
             self._count(requests=1)
             return attempt()
 
-        return persist(
-            counted,
-            where,
-            tries=tries or self.settings.tries,
+        retry = Retry(
             settings=self.settings,
             catch=(aws.BotoCoreError, aws.ClientError, ResponseParserError, HTTPError, PassingError),
-            judge=lambda error: judge(error, where),
+            judge=judge,
             sleep=self._sleep,
             draw=self._draw,
             retried=lambda: self._count(retries=1),
             advice="check the network, AWS_ENDPOINT_URL and the service, and start again",
         )
+        return persist(counted, where, tries or self.settings.tries, retry)
 
     def _count(self, **more: int) -> None:
         with self._lock:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import replacing
 
 _NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")  # bytes that are no UTF-8 become such surrogates
 _REFUSED = re.compile(r"\s*([a-z][a-z0-9+.-]*)://|\s*(pipe|file|http|https):|\s*(-)", re.IGNORECASE)
@@ -159,20 +159,14 @@ class LocalStore:
     def write(self, name: str, data: bytes | Path) -> None:
         """Publishes bytes, or a copy of a local file, under a name by one rename."""
         path = self._path(name)
-        with _in_one_line(path), tempfile.NamedTemporaryFile(dir=self.root, prefix=f".{name}.", delete=False) as file:
-            try:
+        with _in_one_line(path), replacing(path, sync=True) as draft:
+            with draft.open("xb") as file:
                 if isinstance(data, bytes):
                     file.write(data)
                 else:
                     with data.open("rb") as source:
                         shutil.copyfileobj(source, file, 1 << 20)
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o644)
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+            draft.chmod(0o644)
 
     def remove(self, name: str) -> None:
         path = self._path(name)

@@ -4,16 +4,16 @@ So the bytes of every file are the same whatever the number of workers.
 """
 
 import math
-import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from pineco.data_pipeline.processes import processes
+from pineco.data_pipeline.progress import BAR, COUNT, LEFT, NAME, Progress
 from pineco.data_pipeline.toy_world.samples import (
     TRIPLET_COLUMNS,
     ZERO_SHOT_SETS,
@@ -85,13 +85,9 @@ def _rendered(settings: ToyWorldSettings, blocks: list[Block], workers: int) -> 
     if workers == 1:
         yield map(make, blocks)
         return
-    # Forked workers start at once, and also where __main__ cannot be imported again (notebooks, stdin).
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(min(workers, len(blocks)), context)
-    try:
+    killed = "toy world: a worker was killed, perhaps for its memory; start again, with fewer workers"
+    with processes(min(workers, len(blocks)), killed=killed, fork=True) as pool:
         yield pool.map(make, blocks)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _write_shards(pattern: Path, shard_size: int, samples: Iterable[Sample]) -> None:
@@ -133,20 +129,15 @@ def _texts(settings: ToyWorldSettings) -> dict[str, str]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[Iterable[Sample]], Iterable[Sample]]]:
-    """Wraps the samples on their way to the writer: a bar for people, nothing for log files."""
-    if not sys.stderr.isatty():
-        yield lambda samples: samples
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("toy world", total=total)
+    """Wraps the samples on their way to the writer, a bar for people, nothing for log files."""
+    numbers = count(1)
+    with Progress(NAME, BAR, COUNT, LEFT, show=sys.stderr.isatty(), transient=True) as progress:
 
         def counted(samples: Iterable[Sample]) -> Iterator[Sample]:
             for sample in samples:
                 yield sample
-                bar.advance(task)
+                done = next(numbers)
+                progress.update("toy world", done, total, f"toy world: {done:,} of {total:,} samples")
 
         yield counted
 

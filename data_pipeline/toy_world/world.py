@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import write_text_atomically
 from pineco.data_pipeline.toy_world.files import PARTS, write_files
 from pineco.data_pipeline.toy_world.settings import ToyWorldSettings
 
@@ -40,9 +41,7 @@ def _generate(root: Path, settings: ToyWorldSettings, finish: Finish, workers: i
     write_files(root, settings, workers)
     finish(root, workers)
     record = {"schema": SCHEMA, "settings": asdict(settings), "files": _inventory(root)}
-    draft = root / f"{_MARKER}.json"
-    draft.write_text(json.dumps(record, indent=1))
-    draft.replace(root / "world.json")
+    write_text_atomically(root / "world.json", json.dumps(record, indent=1))
 
 
 def _is_complete(root: Path, settings: ToyWorldSettings) -> bool:
@@ -73,10 +72,13 @@ def _claim(root: Path) -> None:
     except OSError as error:
         raise InputError(f"cannot make the folder {root}: {error.strerror}") from error
     found = {path.name for path in root.iterdir()}
-    ours = {*PARTS, _MARKER, f"{_MARKER}.json"} if _MARKER in found else set()
-    foreign = sorted(found - ours)
+    foreign = sorted(name for name in found if _MARKER not in found or not _is_ours(name))
     if foreign and not (root / "world.json").exists():  # another process may have finished it just now
         raise InputError(f"{root} holds {foreign[0]!r} and no toy world: choose an empty or a new folder")
+
+
+def _is_ours(name: str) -> bool:
+    return name in (*PARTS, _MARKER) or name.startswith(".world.json.")  # what write_text_atomically may leave
 
 
 def write_world(root: Path, settings: ToyWorldSettings, finish: Finish, *, workers: int | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.hints import nearest
 
 Kind = Literal["classification", "retrieval", "multilabel"]
 MainMetric = Literal["acc1", "mean_per_class_recall", "mean_recall@1", "mean_recall@10", "mean_average_precision"]
@@ -145,8 +145,3 @@ def matches(name: str, table: Iterable[Task]) -> list[Task]:
         if found := [task for task in table if match(task)]:
             return found
     return []
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The most similar of the known names, however far it is."""
-    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0] if known else ""

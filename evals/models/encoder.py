@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.hints import nearest
 from pineco.evals.models.short_text import ShortText
 from pineco.evals.models.timm_images import PREFIX, TimmEncoder
 
@@ -133,7 +133,7 @@ def _find_source(model: str) -> _Source:
     name, _, pretrained = model.partition(":")
     known = open_clip.list_models()
     if name.replace("/", "-") not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        near = nearest(name, known)
         raise InputError(f"--model {model}: neither a directory nor an open_clip model; nearest model is {near}")
     name = name.replace("/", "-")
     if not pretrained:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.hints import nearest
 
 PREFIX = "timm:"
 HUB = "pretrained"  # instead of a file: timm's own weights, which it downloads
@@ -97,7 +97,7 @@ def _check(model: str, name: str, weights: str) -> None:
     import timm
 
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=1, cutoff=0.0)[0]
+        near = nearest(name.partition(".")[0], timm.list_models())
         raise InputError(f"--model {model}: timm has no {name!r}; nearest model is {PREFIX}{near}")
     if weights in ("", HUB):
         return

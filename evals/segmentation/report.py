@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import replacing
 from pineco.evals.report.formats import interval, percent, point_interval, points, seconds
 
 if TYPE_CHECKING:
@@ -107,13 +108,9 @@ def save_counts(report: Path, runs: Sequence[Confusions]) -> None:
     """Beside the report, a tensor of each part for each run; replaced in one step."""
     from safetensors.numpy import save_file
 
-    path = counts_path(report)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        save_file({f"{i}.{part}": getattr(run, part) for i, run in enumerate(runs) for part in _PARTS}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    parts = {f"{i}.{part}": getattr(run, part) for i, run in enumerate(runs) for part in _PARTS}
+    with replacing(counts_path(report)) as temporary:
+        save_file(parts, temporary)
 
 
 def load_counts(report: Path) -> list[Confusions]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import replacing
 from pineco.evals.report.formats import interval, percent, point_interval, points, seconds
 from pineco.evals.report.markdown import escape, join, table
 from pineco.evals.triplets.choices import CHANCE, OF_PEOPLE, Choices, Figure, ShareBin
@@ -142,18 +143,13 @@ def save_distances(report: Path, splits: Mapping[str, Choices]) -> None:
     """Beside the report, a tensor of each part for each split; replaced in one step."""
     from safetensors.numpy import save_file
 
-    path = distances_path(report)
-    temporary = path.with_name(f".{path.name}.tmp")
     parts = {
         f"{split}/{part.name}": np.ascontiguousarray(getattr(choices, part.name))
         for split, choices in splits.items()
         for part in fields(Choices)
     }
-    try:
+    with replacing(distances_path(report)) as temporary:
         save_file(parts, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_distances(report: Path, split: str) -> Choices:

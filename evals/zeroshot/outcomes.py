@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import replacing
 from pineco.evals.zeroshot.classification import (
     ClassificationOutcomes,
     Statistic,
@@ -98,12 +98,8 @@ def save_outcomes(path: Path, outcomes: Outcomes) -> None:
     kind = _kind(outcomes)
     tensors = {name: _small(getattr(outcomes, name)) for name in _FIELDS[kind]}
     data = save(tensors, {_HEADER: json.dumps(_header(kind, _classes(outcomes), tensors))})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_outcomes(path: Path) -> Outcomes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from pineco.data_pipeline.files import replacing
 from pineco.evals.batching import Rows
 from pineco.evals.models.encoder import Encoder
 from pineco.evals.ranks import Ranks
@@ -74,12 +74,8 @@ def _keep(path: Path | None, rows: Tensor) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.new")
-    try:
+    with replacing(path) as draft:
         draft.write_bytes(save({"weights": rows.contiguous()}))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def encode_classes(

@@ -21,7 +21,8 @@ from pineco.evals.report.write import read_reports, report_scalars, write_report
 from pineco.evals.results.averages import averages
 from pineco.evals.results.results import EvalReport
 from pineco.evals.zeroshot.suite import How, assemble, evaluate
-from pineco.pretrain.checkpoint import Checkpoint, list_checkpoints, weights_sha256
+from pineco.launch.rundir.layout import CHECKPOINTS, REPORTS, by_step, report_of
+from pineco.pretrain.checkpoint import STATE, Checkpoint, list_checkpoints, weights_sha256
 from pineco.pretrain.recipe.settings import Recipe
 from pineco.pretrain.tracking import Board
 
@@ -64,15 +65,14 @@ class Evaluator:
 
     def catch_up(self, step: int) -> None:
         """Evaluates what an interrupted run had saved but not measured."""
-        for checkpoint in list_checkpoints(self._run / "checkpoints"):
+        for checkpoint in list_checkpoints(self._run / CHECKPOINTS):
             if checkpoint.step <= step:
                 self(checkpoint)
 
     def reports(self) -> list[EvalReport]:
         """Those of this run so far, in order of steps."""
-        steps = {c.step for c in list_checkpoints(self._run / "checkpoints")}
-        paths = sorted((self._run / "reports").glob("step_*.json"))
-        reports = [report for path in paths for report in read_reports(path)]
+        steps = {c.step for c in list_checkpoints(self._run / CHECKPOINTS)}
+        reports = [report for path in by_step(self._run / REPORTS).values() for report in read_reports(path)]
         return [report for report in reports if report.step in steps]
 
     def write_run_report(self) -> Path | None:
@@ -84,7 +84,7 @@ class Evaluator:
         return write_run_report(self._run, reports, title=f"Run {self._recipe.name}", details=about)
 
     def _publish(self, checkpoint: Checkpoint, report: EvalReport) -> None:
-        state = json.loads((checkpoint.path / "state.json").read_text())
+        state = json.loads((checkpoint.path / STATE).read_text())
         report = replace(report, step=checkpoint.step, samples_seen=state["samples_seen"])
         write_report(report_path(self._run, checkpoint), report)
         logger.info("evaluated step %d: %s", checkpoint.step, _summary(report))
@@ -140,7 +140,7 @@ def task_groups(recipe: Recipe) -> dict[str, Sequence[str]]:
 
 
 def report_path(run: Path, checkpoint: Checkpoint) -> Path:
-    return run / "reports" / f"{checkpoint.path.name}.json"
+    return report_of(run, checkpoint.path.name)
 
 
 def _summary(report: EvalReport) -> str:

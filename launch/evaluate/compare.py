@@ -16,6 +16,7 @@ from pineco.data_pipeline.files import user_path
 from pineco.evals.report.write import read_reports
 from pineco.evals.results.results import EvalReport
 from pineco.launch.arguments import full_disk, make_folder
+from pineco.launch.rundir.layout import RECIPE, REPORTS, by_step
 from pineco.pretrain.recipe.load import first_difference, load_recipe
 from pineco.pretrain.recipe.settings import Recipe
 
@@ -105,14 +106,14 @@ def _find(name: str, argument: str) -> Compared:
 
 
 def _of_run(name: str, run_directory: Path, step: int | None) -> Compared:
-    paths = {int(p.stem.removeprefix("step_")): p for p in (run_directory / "reports").glob("step_*.json")}
+    paths = by_step(run_directory / REPORTS)
     if not paths:
         raise InputError(f"{run_directory}: no measured checkpoint below reports/; set evaluation.tasks in its recipe")
     if step is not None and step not in paths:
         steps = ", ".join(map(str, sorted(paths)))
         raise InputError(f"{run_directory}@{step}: not measured; measured steps are {steps}")
     path = paths[max(paths) if step is None else step]
-    recipe = run_directory / "recipe.yaml"
+    recipe = run_directory / RECIPE
     return replace(_of_report(name, path), recipe=load_recipe(str(recipe)) if recipe.is_file() else None)
 
 

@@ -100,8 +100,8 @@ def _measure(
     encoder: DenseEncoder, data: SegmentationSet, options: argparse.Namespace
 ) -> tuple[Measured, dict[str, Any], tuple[int, ...]]:
     """(what was measured, the settings of the task, the seeds that were run)."""
+    from pineco.data_pipeline.progress import Bars
     from pineco.evals.segmentation.encode import How
-    from pineco.launch.progress import Bars
 
     seeds, images = tuple(range(options.seeds)), data.test.images
     few = min(options.pictures, images)

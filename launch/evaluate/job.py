@@ -20,7 +20,8 @@ from pineco.data_pipeline.files import write_text_atomically
 from pineco.launch.cluster import Cluster
 from pineco.launch.evaluate.after_checkpoint import Evaluator, is_measured, task_groups
 from pineco.launch.exits import exit_code
-from pineco.launch.rundir.spec import JOB, read_spec
+from pineco.launch.rundir.layout import CHECKPOINTS, EVALUATIONS, JOB, RECIPE
+from pineco.launch.rundir.spec import read_spec
 from pineco.launch.submit import slurm
 from pineco.launch.submit.submit import ALIVE, submit_scripts
 from pineco.pretrain.checkpoint import Checkpoint, list_checkpoints
@@ -28,7 +29,6 @@ from pineco.pretrain.distributed import RankInfo, pick_device
 from pineco.pretrain.recipe.load import load_recipe
 from pineco.pretrain.recipe.settings import Recipe
 
-_FOLDER = "evaluations"  # of job/
 logger = logging.getLogger("pineco.launch")
 
 
@@ -41,7 +41,7 @@ class EvaluationJobs:
 
     def __call__(self, checkpoint: Checkpoint) -> None:
         """Submits a job; a failure is written down, and training goes on."""
-        note = self._run / JOB / _FOLDER / f"{checkpoint.path.name}.json"
+        note = self._run / JOB / EVALUATIONS / f"{checkpoint.path.name}.json"
         try:
             if is_measured(self._run, self._recipe, checkpoint) or _is_at_work(note):
                 return
@@ -59,7 +59,7 @@ class EvaluationJobs:
 
     def catch_up(self, step: int) -> None:
         """Submits what an interrupted run had saved but not measured."""
-        for checkpoint in list_checkpoints(self._run / "checkpoints"):
+        for checkpoint in list_checkpoints(self._run / CHECKPOINTS):
             if checkpoint.step <= step:
                 self(checkpoint)
 
@@ -99,8 +99,8 @@ def _outside_of_the_job() -> Iterator[None]:
 def main(arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     run, step, group = Path(arguments[0]), int(arguments[1]), arguments[2]
-    recipe = load_recipe(str(run / "recipe.yaml"))
-    found = [c for c in list_checkpoints(run / "checkpoints") if c.step == step]
+    recipe = load_recipe(str(run / RECIPE))
+    found = [c for c in list_checkpoints(run / CHECKPOINTS) if c.step == step]
     if not found:
         raise InputError(f"{run}: no checkpoint of step {step}; it may have been removed meanwhile")
     Evaluator(run, recipe, pick_device(recipe.engine.device, RankInfo())).measure_group(found[0], group)

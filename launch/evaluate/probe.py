@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from pineco.data_pipeline.progress import Bars
     from pineco.evals.data.cifar10h_counts import People
     from pineco.evals.data.datasets import Example, Folder, Problems
-    from pineco.launch.progress import Bars
 
 SCHEMA, SCHEMA_VERSION = "pineco.probe", 1
 
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     data, started = _open(options.data, options.cifar10h), time.monotonic()
 
     from pineco.data_pipeline.files import write_text_atomically
-    from pineco.launch.progress import Bars
+    from pineco.data_pipeline.progress import Bars
 
     with Bars(show=True) as bars:
         found = [encode(model, data, options, bars) for model in models]

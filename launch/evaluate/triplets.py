@@ -90,9 +90,9 @@ def run(options: argparse.Namespace) -> TripletReport:
         for name, digest in asked.items():
             baseline.check_votes(name, digest)
 
+    from pineco.data_pipeline.progress import Bars
     from pineco.evals.models.perceptual import load_perceptual
     from pineco.evals.triplets.encode import How, measure
-    from pineco.launch.progress import Bars
 
     model = load_perceptual(
         options.model,

@@ -75,11 +75,11 @@ def run(options: argparse.Namespace) -> EvalReport:
     for folder in (options.out.parent, options.out.with_suffix("")):
         make_folder(folder, options.out)
 
+    from pineco.data_pipeline.progress import Bars
     from pineco.evals.models.encoder import load_encoder
     from pineco.evals.ranks import ranks_of_environment
     from pineco.evals.report.write import terminal_table, write_report
     from pineco.evals.zeroshot.suite import How, evaluate
-    from pineco.launch.progress import Bars
 
     with ranks_of_environment() as ranks:
         device = options.device if options.device != "cuda" or ranks.world == 1 else f"cuda:{ranks.local}"

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import write_text_atomically
 from pineco.launch.exits import exit_code
-from pineco.launch.rundir.heartbeat import RANK_FILE, read_beats
-from pineco.launch.rundir.spec import JOB, RECIPE
+from pineco.launch.rundir.heartbeat import read_beats
+from pineco.launch.rundir.layout import CRASHES, JOB, LEFT, RECIPE, rank_files, rank_name
 from pineco.launch.train.interrupt import ASKING, listen_early
 
 PORT_TAKEN = 76  # exit code: another program listens where rank 0 wanted to
-CRASHES, LEFT = "crashes", "left"  # folders of job/
 ATTEMPT = "PINECO_ATTEMPT"  # in the environment: which attempt of which job started this rank
 
 
@@ -82,9 +82,9 @@ def _write_crash(folder: Path, rank: int, error: Exception) -> None:
         "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
         "trace": place,
     }
-    path = folder / CRASHES / f"{RANK_FILE.format(rank)}.json"
+    path = folder / CRASHES / f"{rank_name(rank)}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record))
+    write_text_atomically(path, json.dumps(record))
 
 
 def read_left(folder: Path, attempt: str) -> dict[int, int]:
@@ -92,15 +92,15 @@ def read_left(folder: Path, attempt: str) -> dict[int, int]:
 
     Not of another job or an earlier attempt, whose ranks may still be there on a node that was cut off.
     """
-    found = {path: path.read_text().split() for path in (folder / LEFT).glob("rank_*")}
-    mine = {path: int(words[0]) for path, words in found.items() if words[1:] == [attempt]}
-    return {int(path.name.removeprefix("rank_")): code for path, code in mine.items()}
+    found = {rank: path.read_text().split() for rank, path in rank_files(folder / LEFT)}
+    return {rank: int(words[0]) for rank, words in found.items() if words[1:] == [attempt]}
 
 
 def _leave(folder: Path, code: int) -> NoReturn:
     try:
         (folder / LEFT).mkdir(exist_ok=True)
-        (folder / LEFT / RANK_FILE.format(int(os.environ["RANK"]))).write_text(f"{code} {os.environ[ATTEMPT]}")
+        path = folder / LEFT / rank_name(int(os.environ["RANK"]))
+        write_text_atomically(path, f"{code} {os.environ[ATTEMPT]}")
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

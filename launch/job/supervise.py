@@ -22,11 +22,12 @@ from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
 from pineco.launch.exits import BAD_INPUT, INTERRUPTED
-from pineco.launch.job.rank import ATTEMPT, CRASHES, LEFT, PORT_TAKEN, read_left
+from pineco.launch.job.rank import ATTEMPT, PORT_TAKEN, read_left
 from pineco.launch.job.watchdog import Watchdog
 from pineco.launch.rundir.attempts import Attempt, Cause, decide, read_attempts, write_attempt
 from pineco.launch.rundir.checkpoints import saved_steps
-from pineco.launch.rundir.spec import CODE, JOB, STOP, Spec, read_job, read_spec
+from pineco.launch.rundir.layout import BEATS, CODE, CRASHES, JOB, LEFT, LOGS, RANK, STOP, rank_files
+from pineco.launch.rundir.spec import Spec, read_job, read_spec
 from pineco.launch.submit import slurm
 
 _POLL = 0.5  # seconds
@@ -77,8 +78,8 @@ def _wait_for_turn(run: Path, job: str) -> None:
 
 def _begin(run: Path, folder: Path, job: str) -> Attempt:
     before = read_attempts(folder)
-    for name in ("beats", CRASHES, LEFT):
-        for path in (folder / name).glob("rank_*"):
+    for name in (BEATS, CRASHES, LEFT):
+        for path in (folder / name).glob("*"):
             path.unlink()
     attempt = Attempt(len(before) + 1, job, time.time(), saved_steps(run))
     write_attempt(folder, attempt)
@@ -162,7 +163,7 @@ class TimeLimit:
 
 def command(run: Path, spec: Spec) -> list[str]:
     """Starts one process for each rank. One that fails ends all, and none waits for another for ever."""
-    logs = str(run / JOB / "logs" / "rank_%5t.log")
+    logs = str(run / JOB / LOGS / f"{RANK}%5t.log")
     ranks = [f"--nodes={spec.nodes}", f"--ntasks={spec.ranks}", f"--ntasks-per-node={spec.cluster.tasks}"]
     fate = ["--kill-on-bad-exit=1", "--wait=60", "--unbuffered"]
     output = [f"--output={logs}", f"--error={logs}", "--open-mode=append"]
@@ -233,7 +234,7 @@ def _first_crash(folder: Path, attempt: str) -> str | None:
     Not which rank: of several that meet the same error, another one may be first the next time.
     """
     found = []
-    for path in (folder / CRASHES).glob("rank_*.json"):
+    for _, path in rank_files(folder / CRASHES, ".json"):
         record = json.loads(path.read_text())
         if record.get("attempt") == attempt:
             found.append((record["time"], record))

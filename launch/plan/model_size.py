@@ -5,7 +5,6 @@ Imports neither torch nor open_clip: a login node answers in a moment.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from pineco import pretrain
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.hints import did_you_mean
 
 Precision = Literal["fp32", "bf16"]
 BUCKET = 500_000_000  # values in DeepSpeed's buffer of the gradient exchange
@@ -180,8 +180,7 @@ def _find(name: str) -> Path:
         return Path(name)
     known = {path.stem: path for folder in (_open_clip_configs(), _OURS) for path in folder.glob("*.json")}
     if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, known)
         raise InputError(f"model {name}: no open_clip model name, none of ours, no path of a .json config{hint}")
     return known[name]
 

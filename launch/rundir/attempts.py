@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from pineco.launch.rundir.layout import ATTEMPTS
+
 Cause = Literal["done", "saved", "bad input", "crash", "killed", "hang", "lost", "port", "cancelled"]
 WITHOUT_PROGRESS = 3  # faults in a row that saved no further step; one more is not begun
 STARTS_WITHOUT_PROGRESS = 20  # the same of starts that were told to stop, or whose port was taken
 _NO_FAULT: tuple[Cause, ...] = ("saved", "port", "cancelled")
-_FILE = "attempts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def finished(attempts: Sequence[Attempt], saved: int) -> bool:
 def read_attempts(folder: Path) -> list[Attempt]:
     """By number; the last row of a number counts. A row cut by a crash counts as not written."""
     rows: dict[int, Attempt] = {}
-    path = folder / _FILE
+    path = folder / ATTEMPTS
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
             row = Attempt(**json.loads(line))
@@ -103,7 +104,7 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 def write_attempt(folder: Path, attempt: Attempt) -> None:
     """Appends the row, on a line of its own even after one that was cut."""
-    path = folder / _FILE
+    path = folder / ATTEMPTS
     cut = path.is_file() and not path.read_bytes().endswith(b"\n")
     with path.open("a") as file:
         file.write(("\n" if cut else "") + json.dumps(asdict(attempt)) + "\n")

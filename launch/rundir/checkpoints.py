@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-INIT = "init"  # folder of a run that holds its first stage
+from pineco.launch.rundir.layout import INIT, published
+from pineco.pretrain.run_files import step_of
 
 
 def newest_step(run: Path) -> int:
     """Step of the newest published checkpoint; 0 where there is none."""
-    steps = [int(path.parent.name.removeprefix("step_")) for path in run.glob("checkpoints/step_*/manifest.json")]
-    return max(steps, default=0)
+    return max((step_of(path.name) for path in published(run)), default=0)
 
 
 def saved_steps(run: Path) -> int:

@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from pineco.launch.rundir.attempts import Attempt
-from pineco.launch.rundir.heartbeat import PHASES, Beat, read_beats
+from pineco.launch.rundir.heartbeat import Beat, read_beats
+from pineco.launch.rundir.layout import PHASES
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pineco.data_pipeline.files import write_text_atomically
+from pineco.launch.rundir.layout import BEATS, PHASES, STACKS, rank_files, rank_name
+
 if TYPE_CHECKING:  # the watchdog, which reads beats, needs no torch
     from pineco.pretrain.objectives.base import StepOutput
     from pineco.pretrain.trainer import TrainState
 
 Phase = Literal["start", "step", "save", "evaluate", "end"]
-RANK_FILE, PHASES = "rank_{:05}", "phases.jsonl"
 _EVERY = 1.0  # seconds between two signs of life
 
 
@@ -43,14 +45,14 @@ class Heartbeat:
 
     def __init__(self, folder: Path | None, rank: int) -> None:
         """folder: job/ of a run."""
-        self._folder, self._name, self._leads = folder, RANK_FILE.format(rank), rank == 0
+        self._folder, self._name, self._leads = folder, rank_name(rank), rank == 0
         self._phase: Phase = "start"
         self._waited: Callable[[], float] = lambda: 0.0
         self._step, self._lock, self._ended = 0, threading.Lock(), threading.Event()
         if folder is not None:
-            for name in ("beats", "stacks"):
+            for name in (BEATS, STACKS):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-            self._stacks = (folder / "stacks" / f"{self._name}.txt").open("a")  # those of earlier attempts stay
+            self._stacks = (folder / STACKS / f"{self._name}.txt").open("a")  # those of earlier attempts stay
             faulthandler.register(signal.SIGQUIT, file=self._stacks, all_threads=True)
             self._note_phase()
             threading.Thread(target=self._go_on, name="heartbeat", daemon=True).start()
@@ -73,11 +75,9 @@ class Heartbeat:
     def write(self) -> None:
         """Now, and not within the second."""
         if self._folder is not None:
-            path = self._folder / "beats" / f"{self._name}.json"
+            path = self._folder / BEATS / f"{self._name}.json"
             with self._lock:
-                draft = path.with_suffix(".new")
-                draft.write_text(self._row())
-                draft.replace(path)
+                write_text_atomically(path, self._row())
 
     def end(self) -> None:
         self._ended.set()
@@ -101,9 +101,9 @@ class Heartbeat:
 def read_beats(folder: Path) -> dict[int, Beat]:
     """The newest beat of every rank that has one."""
     found = {}
-    for path in sorted((folder / "beats").glob("rank_*.json")):
+    for rank, path in rank_files(folder / BEATS, ".json"):
         try:
-            found[int(path.stem.removeprefix("rank_"))] = Beat(**json.loads(path.read_text()))
+            found[rank] = Beat(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             continue  # being replaced, or cut by a full disk: the next look sees it
     return found

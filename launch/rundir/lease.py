@@ -10,32 +10,39 @@ import json
 import os
 import socket
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import write_text_atomically
+from pineco.launch.rundir.layout import CLAIM, LEASE
+from pineco.launch.rundir.owner import Owner
 
-_FILE = "lease.json"
-_RENEWED = 5.0  # seconds between two signs of life
-_DEAD = 60.0  # seconds without one until the directory is free
+SILENT = 60.0  # seconds without a sign of life until the directory is free
+_RENEWED = 5.0  # seconds between two signs
 
 
 @dataclass(frozen=True)
 class Holder:
     token: int
-    owner: str  # "job 123" under a scheduler, else "process 45 on host"
+    owner: Owner
 
-    @staticmethod
-    def name(job: str | None) -> str:
-        return f"job {job}" if job else f"process {os.getpid()} on {socket.gethostname()}"
+    def to_json(self) -> str:
+        return json.dumps({"token": self.token, "owner": str(self.owner)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Holder:
+        """Raises ValueError, KeyError or TypeError for what is no lease."""
+        found = json.loads(text)
+        return cls(found["token"], Owner.parse(found["owner"]))
 
 
 class Lease:
     """Taken by `take`, or by entering, and held until leaving; a thread renews it meanwhile."""
 
-    def __init__(self, run: Path, job: str | None, *, dead: float = _DEAD) -> None:
+    def __init__(self, run: Path, job: str | None, *, dead: float = SILENT) -> None:
         """dead: seconds after which a silent holder counts as gone."""
-        self._run, self._path, self._job, self._dead = run, run / _FILE, job, dead
+        self._run, self._path, self._job, self._dead = run, run / LEASE, job, dead
         self._ended = threading.Event()
         self.holder: Holder | None = None
 
@@ -52,10 +59,10 @@ class Lease:
             return
         self._run.mkdir(parents=True, exist_ok=True)
         before = read_holder(self._run)
-        name = Holder.name(self._job)
-        if before is not None and before.owner != name and _alive(before, self._path, self._dead):
+        owner = Owner.here(self._job)
+        if before is not None and before.owner != owner and _alive(before, self._path, self._dead):
             raise InputError(f"{self._run}: {before.owner} is writing it; stop that first, or pass another --run-dir")
-        self.holder = _claim(self._run, before.token if before else 0, name, self._dead)
+        self.holder = _claim(self._run, before.token if before else 0, owner, self._dead)
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     def close(self) -> None:
@@ -79,29 +86,28 @@ class Lease:
 
 def read_holder(run: Path) -> Holder | None:
     try:
-        return Holder(**json.loads((run / _FILE).read_text()))
+        return Holder.from_json((run / LEASE).read_text())
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
-        raise InputError(f"{run / _FILE}: damaged; remove it if no other process writes this directory") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{run / LEASE}: damaged; remove it if no other process writes this directory") from None
 
 
-def _claim(run: Path, after: int, name: str, dead: float) -> Holder:
+def _claim(run: Path, after: int, owner: Owner, dead: float) -> Holder:
     """Writes the lease with the next token; of two that try at once for the same one, one fails."""
     token = after + 1
     while True:
-        claim = run / f".lease_{token:08}"
-        try:
+        claim = run / f"{CLAIM}{token:08}"
+        try:  # created, not replaced: of two who do so the file system refuses one
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             break
         except FileExistsError:
             if _age(claim) < dead:
                 raise InputError(f"{run}: somebody else is taking it at this moment; try again in a minute") from None
             token += 1  # whoever claimed that one died before writing the lease
-    holder, draft = Holder(token, name), run / f".{_FILE}.{token}"
-    draft.write_text(json.dumps(asdict(holder)))
-    draft.replace(run / _FILE)
-    for older in run.glob(".lease_*"):
+    holder = Holder(token, owner)
+    write_text_atomically(run / LEASE, holder.to_json())
+    for older in run.glob(f"{CLAIM}*"):
         if older != claim:
             older.unlink(missing_ok=True)
     return holder
@@ -109,10 +115,7 @@ def _claim(run: Path, after: int, name: str, dead: float) -> Holder:
 
 def _alive(holder: Holder, path: Path, dead: float) -> bool:
     """Whether the holder has shown life; a process of this host that is gone has not."""
-    words = holder.owner.split()
-    if words[0] == "process" and words[-1] == socket.gethostname() and not Path(f"/proc/{words[1]}").exists():
-        return False
-    return _age(path) < dead
+    return not holder.owner.gone and _age(path) < dead
 
 
 def _age(path: Path) -> float:

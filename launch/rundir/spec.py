@@ -12,11 +12,8 @@ from omegaconf import OmegaConf
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import write_text_atomically
 from pineco.launch.cluster import Cluster
+from pineco.launch.rundir.layout import ID, JOB, SPEC
 from pineco.pretrain.recipe.typed_yaml import merge
-
-JOB = "job"  # folder of a run directory
-SPEC, RECIPE, CODE, ID = "spec.json", "recipe.yaml", "code", "id"  # in it
-STOP = "stop"  # in it, while the run is asked to save and end, and not to start again
 
 
 @dataclass(frozen=True)

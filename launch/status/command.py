@@ -15,14 +15,12 @@ from rich.live import Live
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import user_path
-from pineco.launch.rundir.checkpoints import INIT
-from pineco.launch.rundir.spec import JOB, SPEC
+from pineco.launch.rundir.layout import FOLDERS, JOB, RECIPE, SPEC
 from pineco.launch.status.figures import look
 from pineco.launch.status.table import table
 
 _EVERY = 2.0  # seconds between two looks of --watch
 _WIDE = 10_000  # characters, where the output is no terminal: whoever reads it wants every column
-_OF_A_RUN = (INIT, JOB, "bad_samples", "checkpoints", "reports", "tensorboard")  # folders that hold no other run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +59,7 @@ def check_run_exists(run: Path) -> None:
 
 def is_run(folder: Path) -> bool:
     """Whether it holds a run, or a job that will make it one."""
-    return (folder / "recipe.yaml").is_file() or (folder / JOB / SPEC).is_file()
+    return (folder / RECIPE).is_file() or (folder / JOB / SPEC).is_file()
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -70,7 +68,7 @@ def find_runs(root: Path) -> list[Path]:
     for path, folders, _ in os.walk(root):
         if is_run(Path(path)):
             found.append(Path(path))
-            folders[:] = [name for name in folders if name not in _OF_A_RUN]
+            folders[:] = [name for name in folders if name not in FOLDERS]
     return sorted(found)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pineco.launch.rundir.checkpoints import newest_step
 from pineco.launch.rundir.goodput import account, read_phases
-from pineco.launch.rundir.spec import JOB
+from pineco.launch.rundir.layout import EVALUATIONS, JOB, REPORTS, by_step, report_of
 from pineco.launch.status.state import Stage, State, present_stage, state_of
 from pineco.launch.submit.squeue import Queue, ask_queue
 from pineco.launch.submit.submit import ALIVE
@@ -78,7 +78,7 @@ def _goodput(stage: Stage, state: State, now: float) -> float | None:
 
 def _evaluated(stage: Stage, queue: Queue) -> str:
     """The newest report, and what SLURM still has of the others."""
-    steps = [int(path.stem.removeprefix("step_")) for path in (stage.folder / "reports").glob("step_*.json")]
+    steps = by_step(stage.folder / REPORTS)
     states = [queue.states.get(job) for job in _evaluations(stage)]
     counts = {
         "running": states.count("RUNNING"),
@@ -91,7 +91,7 @@ def _evaluated(stage: Stage, queue: Queue) -> str:
 def _evaluations(stage: Stage) -> list[str]:
     """Jobs that were submitted for checkpoints that have no report yet (see pineco.launch.evaluate.job)."""
     found: list[str] = []
-    for note in sorted((stage.folder / JOB / "evaluations").glob("step_*.json")):
-        if not (stage.folder / "reports" / note.name).is_file():
+    for note in by_step(stage.folder / JOB / EVALUATIONS).values():
+        if not report_of(stage.folder, note.stem).is_file():
             found += json.loads(note.read_text())["jobs"]
     return found

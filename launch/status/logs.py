@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pineco.data_pipeline.files import user_path
-from pineco.launch.rundir.spec import JOB
+from pineco.launch.rundir.layout import JOB, LOG, LOGS, SUBMITIT, rank_name
 from pineco.launch.status.command import check_run_exists
 from pineco.launch.status.state import Stage, State, present_stage, state_of
 from pineco.launch.submit.squeue import ask_queue
@@ -106,10 +106,10 @@ class _Spoken:
 def log_files(stage: Stage, state: State) -> list[Path]:
     """Of the supervisor and of rank 0, whether they are there yet or not."""
     if stage.job is None or state.job is None:
-        return [stage.folder / "run.log"]
+        return [stage.folder / LOG]
     name = f"{stage.job}_0_log.out"  # submitit's name; that of a sweep lies beside its runs
-    supervisor = [stage.owner / JOB / "submitit" / name, stage.owner.parent / JOB / name]
-    return [*supervisor, stage.owner / JOB / "logs" / "rank_00000.log"]
+    supervisor = [stage.owner / JOB / SUBMITIT / name, stage.owner.parent / JOB / name]
+    return [*supervisor, stage.owner / JOB / LOGS / f"{rank_name(0)}.log"]
 
 
 def describe(stage: Stage, state: State) -> str:

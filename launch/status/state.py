@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +10,15 @@ from typing import Any, Literal
 
 from pineco.data_pipeline.errors import InputError
 from pineco.launch.rundir.attempts import Attempt, decide, read_attempts
-from pineco.launch.rundir.checkpoints import INIT, newest_step
+from pineco.launch.rundir.checkpoints import newest_step
 from pineco.launch.rundir.heartbeat import read_beats
-from pineco.launch.rundir.lease import Holder, read_holder
-from pineco.launch.rundir.spec import JOB, STOP, read_job
+from pineco.launch.rundir.layout import INIT, JOB, LEASE, STOP, metrics
+from pineco.launch.rundir.lease import SILENT, Holder, read_holder
+from pineco.launch.rundir.spec import read_job
 from pineco.launch.submit.squeue import Queue
 from pineco.launch.submit.submit import ALIVE
 
 _TAIL = 1 << 16  # bytes, far more than a row of metrics.jsonl
-_SILENT = 60.0  # seconds without a sign of life until a lease counts as free, as in pineco.launch.rundir.lease
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Stage:
     @cached_property
     def row(self) -> dict[str, Any]:
         """The newest of its metrics; empty before the first."""
-        return _last_row(self.folder / "metrics.jsonl")
+        return _last_row(metrics(self.folder))
 
     @cached_property
     def attempts(self) -> list[Attempt]:
@@ -73,7 +71,7 @@ class State:
 def present_stage(run: Path) -> Stage:
     """The first one until its last step is saved, or the second one has a row of its own."""
     first = Stage(run, "first")
-    if not first.folder.is_dir() or (run / "metrics.jsonl").is_file():
+    if not first.folder.is_dir() or metrics(run).is_file():
         return Stage(run, "main")
     return Stage(run, "main") if first.finished else first
 
@@ -83,7 +81,7 @@ def state_of(stage: Stage, queue: Queue, now: float) -> State:
     try:
         holder = _holder(stage.run, now) or _holder(stage.folder, now)
     except InputError:
-        return State("lease.json is damaged", stage.job, "waiting")
+        return State(f"{LEASE} is damaged", stage.job, "waiting")
     if holder is not None and (place := _trains_without_slurm(holder)) is not None:
         return State(f"running {place}", None, "running")
     if stage.job is None:
@@ -131,30 +129,17 @@ def _how_it_ended(stage: Stage, job: str, state: str | None) -> str | None:
 
 def _holder(folder: Path, now: float) -> Holder | None:
     """Who writes a directory, if its lease is fresh; a process of this host that is gone does not."""
-    holder, path = read_holder(folder), folder / "lease.json"
-    if holder is None or now - path.stat().st_mtime > _SILENT:
+    holder, path = read_holder(folder), folder / LEASE
+    if holder is None or now - path.stat().st_mtime > SILENT:
         return None
-    words = holder.owner.split()
-    gone = words[0] == "process" and words[-1] == socket.gethostname() and not _exists(int(words[1]))
-    return None if gone else holder
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is somebody else's
-        return True
-    return True
+    return None if holder.owner.gone else holder
 
 
 def _trains_without_slurm(holder: Holder) -> str | None:
     """Where the process of a lease is, if it is no job's."""
-    words = holder.owner.split()
-    if words[0] != "process":
+    if holder.owner.job is not None:
         return None
-    return "here" if words[-1] == socket.gethostname() else f"on {words[-1]}"
+    return "here" if holder.owner.on_this_host else f"on {holder.owner.host}"
 
 
 def _last_row(path: Path) -> dict[str, Any]:

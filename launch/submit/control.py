@@ -9,8 +9,9 @@ from pathlib import Path
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import user_path
 from pineco.launch.cluster import load_cluster
-from pineco.launch.rundir.checkpoints import INIT, saved_steps
-from pineco.launch.rundir.spec import JOB, RECIPE, STOP, read_job, read_spec
+from pineco.launch.rundir.checkpoints import saved_steps
+from pineco.launch.rundir.layout import INIT, JOB, RECIPE, STOP, published, report_of
+from pineco.launch.rundir.spec import read_job, read_spec
 from pineco.launch.submit import slurm
 from pineco.launch.submit.submit import ALIVE, check_run, is_finished, submit
 from pineco.pretrain.recipe.load import load_recipe
@@ -65,9 +66,9 @@ def resume(run: Path, nodes: int | None, cluster: str | None) -> str:
 
 def _is_measured(run: Path, recipe: Recipe) -> bool:
     """Whether each checkpoint has the report that the recipe asks for; a new job would have missing ones made."""
-    names = [path.parent.name for path in run.glob("checkpoints/step_*/manifest.json")]
+    names = [path.name for path in published(run)]
     asked = bool(recipe.evaluation.tasks and recipe.evaluation.data)
-    return not asked or all((run / "reports" / f"{name}.json").is_file() for name in names)
+    return not asked or all(report_of(run, name).is_file() for name in names)
 
 
 def _job(run: Path) -> tuple[str, str | None]:

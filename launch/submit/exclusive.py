@@ -6,16 +6,15 @@ import errno
 import fcntl
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
-from pineco.launch.rundir.spec import JOB
+from pineco.launch.rundir.layout import JOB, LOCK
+from pineco.launch.rundir.owner import Owner
 
-LOCK = "lock"  # file of job/, locked by the kernel while a process submits: free as soon as that process is gone
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems that are mounted without them
 
 
@@ -51,7 +50,7 @@ def _take(run: Path) -> tuple[int, Path | None]:
                 break
             os.close(lock)  # its directory was removed by a submission that was refused
         os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        os.write(lock, f"{Owner.here()}\n".encode())
     except OSError as error:
         raise InputError(f"{error.filename or run}: {error.strerror}; pass a --run-dir that you may write") from None
     return lock, made[0] if made else None

@@ -26,8 +26,9 @@ from pineco.launch.cluster import Cluster, cluster_names, load_cluster
 from pineco.launch.plan.model_size import NoEstimateError
 from pineco.launch.plan.plan import plan, show
 from pineco.launch.rundir.attempts import finished, read_attempts
-from pineco.launch.rundir.checkpoints import INIT, newest_step, saved_steps
-from pineco.launch.rundir.spec import CODE, ID, JOB, RECIPE, STOP, Spec, read_job, write_spec
+from pineco.launch.rundir.checkpoints import newest_step, saved_steps
+from pineco.launch.rundir.layout import CODE, ID, INIT, JOB, LOGS, RECIPE, STOP, SUBMITIT
+from pineco.launch.rundir.spec import Spec, read_job, write_spec
 from pineco.launch.submit.exclusive import submitting
 from pineco.launch.submit.slurm import ask, check_place, complaints, job_state, need_slurm, release
 from pineco.launch.submit.snapshot import copy_code
@@ -161,7 +162,7 @@ def submit_script(
     if after is not None:
         settings["dependency"] = f"afterok:{after}"
         settings["additional_parameters"]["kill-on-invalid-dep"] = "yes"
-    return _sbatch(run / JOB / "submitit", settings, [module])[0]
+    return _sbatch(run / JOB / SUBMITIT, settings, [module])[0]
 
 
 def submit_scripts(
@@ -179,7 +180,7 @@ def submit_scripts(
     folder: of submitit's files, where they are not one run's.
     """
     settings = {**parameters(run, cluster, nodes, name), "array_parallelism": at_once or len(modules)}
-    return _sbatch(folder or run / JOB / "submitit", settings, modules)
+    return _sbatch(folder or run / JOB / SUBMITIT, settings, modules)
 
 
 def _sbatch(folder: Path, settings: dict[str, Any], modules: list[list[str]]) -> list[str]:
@@ -201,7 +202,7 @@ def write_job(recipe: Recipe, run: Path, cluster: Cluster, nodes: int) -> None:
     """RUN/job: the recipe, the code and where it runs. Only inside of `submitting`, which made the directory."""
     check_free(recipe, run)
     folder = run / JOB
-    (folder / "logs").mkdir(exist_ok=True)
+    (folder / LOGS).mkdir(exist_ok=True)
     (folder / STOP).unlink(missing_ok=True)
     copy_code(folder / CODE)
     write_text_atomically(folder / RECIPE, recipe_yaml(recipe))
@@ -239,7 +240,7 @@ def parameters(run: Path, cluster: Cluster, nodes: int, name: str) -> dict[str, 
 
 def script(run: Path, cluster: Cluster, nodes: int, name: str) -> str:
     """The batch script that would be submitted."""
-    folder = run / JOB / "submitit"
+    folder = run / JOB / SUBMITIT
     command = f"{interpreter()} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     return str(_make_sbatch_string(command=command, folder=folder, **parameters(run, cluster, nodes, name)))
 

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import user_path, write_text_atomically
 from pineco.launch.cluster import Cluster, cluster_names, load_cluster
-from pineco.launch.rundir.spec import ID, JOB
+from pineco.launch.rundir.layout import ID, JOB
 from pineco.launch.submit.exclusive import submitting
 from pineco.launch.submit.slurm import ask, check_place
 from pineco.launch.submit.submit import check_run, submit_scripts, write_job

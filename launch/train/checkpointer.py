@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pineco.launch.rundir.heartbeat import Heartbeat
+from pineco.launch.rundir.layout import CHECKPOINTS
 from pineco.launch.rundir.lease import Lease
 from pineco.launch.train.open_run import logger
 from pineco.pretrain.checkpoint import Checkpoint, gather_tensors, prune, save_checkpoint
@@ -33,7 +34,7 @@ class Checkpointer:
         heart: Heartbeat,
         lease: Lease | None,
     ) -> None:
-        self.folder, self.recipe, self.engine, self.ranks = directory / "checkpoints", recipe, engine, ranks
+        self.folder, self.recipe, self.engine, self.ranks = directory / CHECKPOINTS, recipe, engine, ranks
         self.due, self.log, self.after, self.heart, self.lease = due, log, after, heart, lease
         self.last_step: int | None = None
 

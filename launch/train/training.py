@@ -25,8 +25,8 @@ from pineco.evals.results.provenance import hardware
 from pineco.launch.evaluate.after_checkpoint import Evaluator
 from pineco.launch.evaluate.job import EvaluationJobs
 from pineco.launch.rundir.heartbeat import Heartbeat
+from pineco.launch.rundir.layout import BAD_SAMPLES, CHECKPOINTS, INIT, JOB, rank_name
 from pineco.launch.rundir.lease import Lease
-from pineco.launch.rundir.spec import JOB
 from pineco.launch.train.checkpointer import Checkpointer
 from pineco.launch.train.inputs import build_loader, check_evaluation, describe_data, ensure_toy_world
 from pineco.launch.train.interrupt import StopFlag
@@ -98,7 +98,7 @@ def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool, l
     ensure_toy_world(recipe, place.ranks)
     check_evaluation(recipe)
     check_tracking(recipe)
-    ledger = directory / "bad_samples" / f"rank_{place.ranks.rank:05}.jsonl"
+    ledger = directory / BAD_SAMPLES / f"{rank_name(place.ranks.rank)}.jsonl"
     pin = place.device.type == "cuda"
     loader = build_loader(
         recipe, place.ranks, ledger=ledger, pin=pin
@@ -117,7 +117,7 @@ def _run_stage(recipe: Recipe, directory: Path, place: Place, *, resume: bool, l
         _fit(recipe, directory, place, loader, engine, state, lease)
     finally:
         logger.removeHandler(handler)
-    return list_checkpoints(directory / "checkpoints")[-1]
+    return list_checkpoints(directory / CHECKPOINTS)[-1]
 
 
 def _first_stage(recipe: Recipe, directory: Path, place: Place, lease: Lease | None) -> Checkpoint | None:
@@ -125,11 +125,11 @@ def _first_stage(recipe: Recipe, directory: Path, place: Place, lease: Lease | N
     if recipe.init == "random":
         return None
     if recipe.init_checkpoint is not None:
-        found = list_checkpoints(Path(recipe.init_checkpoint) / "checkpoints")
+        found = list_checkpoints(Path(recipe.init_checkpoint) / CHECKPOINTS)
         if not found:
             raise InputError(f"init_checkpoint {recipe.init_checkpoint}: no run directory with checkpoints")
         return found[-1]
-    return _run_stage(load_init_recipe(recipe), directory / "init", place, resume=True, lease=lease)
+    return _run_stage(load_init_recipe(recipe), directory / INIT, place, resume=True, lease=lease)
 
 
 def _build_engine(recipe: Recipe, begin: Checkpoint | None, place: Place) -> Engine:
@@ -142,7 +142,7 @@ def _build_engine(recipe: Recipe, begin: Checkpoint | None, place: Place) -> Eng
 
 def _restore(directory: Path, engine: Engine) -> TrainState:
     """From the newest checkpoint, or the start."""
-    found = list_checkpoints(directory / "checkpoints")
+    found = list_checkpoints(directory / CHECKPOINTS)
     if not found:
         return TrainState()
     state = load_checkpoint(found[-1], engine)
@@ -253,4 +253,4 @@ def _conclude(recipe: Recipe, directory: Path, device: torch.device, seconds: fl
     if path is not None:
         console.print(terminal_table(evaluator.reports()[-1]))
         console.print(f"report: {path}", soft_wrap=True)
-    console.print(f"encoder: {list_checkpoints(directory / 'checkpoints')[-1].export}", soft_wrap=True)
+    console.print(f"encoder: {list_checkpoints(directory / CHECKPOINTS)[-1].export}", soft_wrap=True)

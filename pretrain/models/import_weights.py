@@ -7,9 +7,7 @@ and the image tower of a CLIP by OpenAI's, open_clip's or SynCLR's names. timm i
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -23,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import replacing
 from pineco.pretrain.models.export import TIMM
 
 PREFIX = "timm:"
@@ -271,24 +270,15 @@ def _config(model: str, found: Imported, pixels: str | None) -> bytes:
 
 def _publish(out: Path, files: Mapping[str, bytes]) -> None:
     """All of it or nothing. files: by name below `out`, which is a file itself where that is "". Raises InputError."""
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            path = draft / name
-            path.parent.mkdir(exist_ok=True)
-            with path.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        draft.rename(out)
+        with replacing(out, sync=True) as draft:
+            for name, data in files.items():
+                path = draft / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(data)
     except OSError as error:
         raise InputError(f"{out}: not written: {error.strerror or error}") from None
-    finally:
-        if draft.is_dir():
-            shutil.rmtree(draft)
-        elif draft.exists():
-            draft.unlink()
 
 
 def _some(names: Iterable[str], few: int = 3) -> str:

@@ -6,7 +6,6 @@ full path and the nearest valid key.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.hints import did_you_mean
 from pineco.pretrain.recipe.limits import check_limits
 from pineco.pretrain.recipe.settings import CHANGES_NO_NUMBER, OBJECTIVES, SHARED_WITH_INIT, Recipe
 from pineco.pretrain.recipe.typed_yaml import leaves, merge, parse_overrides, read_layer
@@ -74,9 +74,8 @@ def first_difference(ours: Recipe, theirs: Recipe) -> str | None:
 def _find(name: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"{name}: no such recipe; {hint}recipes are {', '.join(recipe_names())}, or a .yaml path")
+        hint = did_you_mean(name, recipe_names()) or ";"
+        raise InputError(f"{name}: no such recipe{hint} recipes are {', '.join(recipe_names())}, or a .yaml path")
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, Omega
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import user_place
+from pineco.data_pipeline.hints import did_you_mean
 
 
 def read_layer(path: Path) -> DictConfig:
@@ -84,8 +84,7 @@ def _nearest(schema: DictConfig, key: Any, hidden: Sequence[str]) -> str:
     filled = OmegaConf.merge(schema, {section: {} for section in hidden})
     keys = [path for path, _ in leaves(OmegaConf.to_container(filled))]
     sections = {path.rsplit(".", 1)[0] for path in keys if "." in path}
-    near = difflib.get_close_matches(str(key), [*keys, *sections], n=1, cutoff=0.4)
-    return f"; did you mean {near[0]}?" if near else ""
+    return did_you_mean(str(key), [*keys, *sections], likeness=0.4)
 
 
 def _wrong_length(schema: DictConfig, layers: Sequence[DictConfig]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from pineco.launch.cluster import Cluster, load_cluster
 from pineco.launch.rundir.attempts import read_attempts
-from pineco.launch.rundir.spec import JOB
+from pineco.launch.rundir.layout import JOB
 from pineco.launch.submit import submit
 from pineco.launch.submit.slurm import ask
 from pineco.pretrain.recipe.load import load_recipe

@@ -15,7 +15,7 @@ from pathlib import Path
 from pineco.launch.cluster import Cluster
 from pineco.launch.rundir.attempts import Attempt, read_attempts
 from pineco.launch.rundir.heartbeat import read_beats
-from pineco.launch.rundir.spec import JOB
+from pineco.launch.rundir.layout import JOB
 from pineco.launch.submit import submit
 from pineco.launch.submit.slurm import ask, job_state, signal_tasks
 from pineco.pretrain.checkpoint import list_checkpoints

@@ -6,13 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.index import DamagedShardsError, build_index, open_index, scan_file, write_sidecar
-from pineco.data_pipeline.index import progress as progress_module
 from pineco.data_pipeline.index.manifest import MANIFEST, UNFINISHED, decode_manifest
 from pineco.data_pipeline.index.workers import WORTH, Place, choose_workers
 from pineco.data_pipeline.stores.store import LocalStore
@@ -294,7 +294,7 @@ def test_progress_in_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     """A log would say nothing for hours, or fill a disk."""
     root = write_data_set(tmp_path)
     clock = iter(range(0, 1000, 6))
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     build_index(root, workers=1, show=True)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, "three reports, six seconds apart"

@@ -96,6 +96,13 @@ def test_a_header_that_promises_more_is_refused(tmp_path: Path) -> None:
         data[:20],
         b"",
         data.replace(b"\x01\0v", b"\x02\0v"),
+        data.replace(b"(1,), }" + b" " * 20, b"(999999999999999,), }      "),
+        data.replace(b"(1,), }" + b" " * 20, b"(-1,), }                   "),
+        data.replace(b"{", b"("),
+        data.replace(b"{'descr': '<f4',", b"{'descr': ((((("),
+        data.replace(b"'<f4'", b"'<f9'"),
+        data.replace(b"'<f4'", b"'<M8'"),
+        data[:8] + (4000).to_bytes(2, "little") + b"[" * 4000,
     ):
         with pytest.raises(ValueError, match=r"."):
             parse_number(bad)

@@ -217,7 +217,7 @@ def test_every_kind_says_what_it_wants(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_progress_is_a_line_now_and_then(tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log file would hold nothing for hours, or control codes of a bar."""
-    monkeypatch.setattr("pineco.data_pipeline.prepare.progress.EVERY", 0.0)
+    monkeypatch.setattr("pineco.data_pipeline.progress.PLAIN_EVERY", 0.0)
     done = prepare("yfcc15m", write_pairs(tmp_path / "src", k4={"txt": b""}), tmp_path / "dst")
     assert done.err.splitlines() == [
         "yfcc15m: 1 of 3 parts, 3 samples, 0 rejected",

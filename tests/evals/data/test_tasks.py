@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pineco.data_pipeline.errors import InputError
-from pineco.evals.data.tasks import Task, load_tasks, nearest, select_tasks
+from pineco.data_pipeline.hints import nearest
+from pineco.evals.data.tasks import Task, load_tasks, select_tasks
 
 ROW = "- {key: a, kind: classification, size: 4, classes: 2, main_metric: acc1, group: g}\n"
 

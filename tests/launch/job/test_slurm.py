@@ -19,7 +19,8 @@ from pineco.launch.cluster import Cluster
 from pineco.launch.rundir.attempts import read_attempts
 from pineco.launch.rundir.goodput import account, read_phases
 from pineco.launch.rundir.heartbeat import read_beats
-from pineco.launch.rundir.spec import JOB, STOP, read_job
+from pineco.launch.rundir.layout import JOB, STOP
+from pineco.launch.rundir.spec import read_job
 from pineco.launch.submit import submit
 from pineco.launch.submit.slurm import ask, check_place, job_state, restarts, signal_tasks
 from pineco.pretrain.recipe.load import load_recipe, recipe_yaml

@@ -20,7 +20,7 @@ from pineco.launch.cluster import Cluster
 from pineco.launch.rundir.attempts import WITHOUT_PROGRESS, read_attempts
 from pineco.launch.rundir.checkpoints import saved_steps
 from pineco.launch.rundir.heartbeat import read_beats
-from pineco.launch.rundir.spec import ID, JOB
+from pineco.launch.rundir.layout import ID, JOB
 from pineco.launch.submit import submit
 from pineco.launch.submit.exclusive import submitting
 from pineco.launch.submit.slurm import job_state, signal_tasks

@@ -18,10 +18,11 @@ from pineco.data_pipeline.errors import InputError
 from pineco.launch.cluster import Cluster
 from pineco.launch.exits import BAD_INPUT, INTERRUPTED
 from pineco.launch.job import supervise
-from pineco.launch.job.rank import CRASHES, LEFT, PORT_TAKEN, read_left
+from pineco.launch.job.rank import PORT_TAKEN, read_left
 from pineco.launch.job.supervise import CancelNotice, TimeLimit, classify
 from pineco.launch.rundir.attempts import Attempt, Cause, read_attempts, write_attempt
-from pineco.launch.rundir.spec import ID, JOB, Spec
+from pineco.launch.rundir.layout import CRASHES, ID, JOB, LEFT
+from pineco.launch.rundir.spec import Spec
 from pineco.launch.submit import slurm
 from tests.support.commands import command
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pineco.launch.rundir.attempts import Attempt, write_attempt
+from pineco.launch.rundir.layout import JOB
 from pineco.launch.rundir.lease import Lease
-from pineco.launch.rundir.spec import JOB
 from pineco.launch.status import logs
 from pineco.launch.status.logs import Follower, follow
 from pineco.launch.submit import slurm, squeue

@@ -15,8 +15,8 @@ from rich.console import Console
 from pineco.data_pipeline.errors import InputError
 from pineco.launch.rundir.attempts import Attempt, Cause, write_attempt
 from pineco.launch.rundir.heartbeat import Beat
+from pineco.launch.rundir.layout import JOB, STOP
 from pineco.launch.rundir.lease import Lease
-from pineco.launch.rundir.spec import JOB, STOP
 from pineco.launch.status import command as status
 from pineco.launch.status.figures import Status, look
 from pineco.launch.status.state import State, present_stage

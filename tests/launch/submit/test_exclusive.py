@@ -17,9 +17,10 @@ import pytest
 from pineco.data_pipeline.errors import InputError
 from pineco.launch.cluster import load_cluster
 from pineco.launch.rundir.attempts import Attempt, write_attempt
-from pineco.launch.rundir.spec import ID, JOB, RECIPE, read_job
+from pineco.launch.rundir.layout import ID, JOB, LOCK, RECIPE
+from pineco.launch.rundir.spec import read_job
 from pineco.launch.submit import submit
-from pineco.launch.submit.exclusive import LOCK, submitting
+from pineco.launch.submit.exclusive import submitting
 from pineco.launch.submit.sweep import submit_array
 from pineco.pretrain.recipe.load import load_recipe
 from pineco.pretrain.recipe.settings import Recipe

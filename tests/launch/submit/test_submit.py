@@ -15,7 +15,8 @@ from pineco.data_pipeline.errors import InputError
 from pineco.launch.cluster import Cluster, load_cluster, minutes
 from pineco.launch.job.rank import rank_environment
 from pineco.launch.job.supervise import command as srun_command
-from pineco.launch.rundir.spec import JOB, Spec, read_spec, write_spec
+from pineco.launch.rundir.layout import JOB
+from pineco.launch.rundir.spec import Spec, read_spec, write_spec
 from pineco.launch.submit import slurm, submit
 from pineco.launch.submit.exclusive import submitting
 from pineco.launch.submit.slurm import check_nodes, check_place
