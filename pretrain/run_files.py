@@ -1,4 +1,4 @@
-"""Names of what training writes below a run directory; apart from the modules that write it, since these import torch."""
+"""Names of what training writes below a run directory, apart from the modules that write it and import torch."""
 
 from __future__ import annotations
 

@@ -7,21 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
-from pineco.data_pipeline.prepare.bapps import open_bapps
-from pineco.data_pipeline.prepare.class_triplets import Draw, open_class_triplets
 from pineco.data_pipeline.prepare.destination import Destination, check_destination
-from pineco.data_pipeline.prepare.image_folder import open_image_folder
-from pineco.data_pipeline.prepare.images import ImageRules
 from pineco.data_pipeline.prepare.job import INDEXED, Job
-from pineco.data_pipeline.prepare.nights import open_nights
-from pineco.data_pipeline.prepare.pairs_csv import Columns, open_pairs_csv
-from pineco.data_pipeline.prepare.plain_images import open_plain_images
 from pineco.data_pipeline.prepare.run import Result, run
-from pineco.data_pipeline.prepare.things import ThingsFiles, open_things
+from pineco.data_pipeline.prepare.samples.images import ImageRules
+from pineco.data_pipeline.prepare.sources.bapps import open_bapps
+from pineco.data_pipeline.prepare.sources.class_triplets import Draw, open_class_triplets
+from pineco.data_pipeline.prepare.sources.image_folder import open_image_folder
+from pineco.data_pipeline.prepare.sources.nights import open_nights
+from pineco.data_pipeline.prepare.sources.pairs_csv import Columns, open_pairs_csv
+from pineco.data_pipeline.prepare.sources.plain_images import open_plain_images
+from pineco.data_pipeline.prepare.sources.things import ThingsFiles, open_things
+from pineco.data_pipeline.prepare.sources.wds import LAYOUT as WDS_LAYOUT
+from pineco.data_pipeline.prepare.sources.wds import open_wds_captions, open_wds_folders
+from pineco.data_pipeline.prepare.sources.yfcc15m import open_yfcc15m
 from pineco.data_pipeline.prepare.toy import prepare_toy
-from pineco.data_pipeline.prepare.wds import LAYOUT as WDS_LAYOUT
-from pineco.data_pipeline.prepare.wds import open_wds_captions, open_wds_folders
-from pineco.data_pipeline.prepare.yfcc15m import open_yfcc15m
 
 Options = argparse.Namespace
 

@@ -15,11 +15,11 @@ from pineco.data_pipeline.index.manifest import MANIFEST
 from pineco.data_pipeline.prepare import ledger
 from pineco.data_pipeline.prepare.confine import resolve_below
 from pineco.data_pipeline.prepare.destination import Destination
-from pineco.data_pipeline.prepare.images import ImageRules
 from pineco.data_pipeline.prepare.job import Fingerprint
-from pineco.data_pipeline.prepare.nights import open_nights
 from pineco.data_pipeline.prepare.outcome import RejectError
 from pineco.data_pipeline.prepare.run import Result, run
+from pineco.data_pipeline.prepare.samples.images import ImageRules
+from pineco.data_pipeline.prepare.sources.nights import open_nights
 from pineco.data_pipeline.stores.store import open_store
 from pineco.data_pipeline.toy_world.settings import ToyWorldSettings
 from pineco.data_pipeline.toy_world.world import write_world

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pineco.data_pipeline.prepare.images import EMPTY
+from pineco.data_pipeline.prepare.samples.images import EMPTY
 from pineco.data_pipeline.stores.tar_writer import TarWriter
 from tests.data_pipeline.prepare.conftest import Done, Prepare, photo, prepared, rejections, tree, write_pairs
 from tests.support.commands import command

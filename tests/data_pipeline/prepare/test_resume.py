@@ -18,8 +18,8 @@ import pytest
 from pineco.data_pipeline.prepare import workers
 from pineco.data_pipeline.stores.store import LocalStore
 from tests.data_pipeline.prepare.conftest import Prepare, photo, prepared, samples, tree, write_pairs
-from tests.data_pipeline.prepare.test_image_folder import write_classes
-from tests.data_pipeline.prepare.test_pairs_csv import write_table
+from tests.data_pipeline.prepare.sources.test_image_folder import write_classes
+from tests.data_pipeline.prepare.sources.test_pairs_csv import write_table
 from tests.support.commands import command
 from tests.support.triplet_sets import nights_row, write_nights
 

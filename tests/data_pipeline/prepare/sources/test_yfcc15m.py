@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pineco.data_pipeline.index import open_index
-from pineco.data_pipeline.prepare.images import EMPTY, FOREIGN, UNREADABLE
 from pineco.data_pipeline.prepare.job import MAX_PARTS, sample_key
-from pineco.data_pipeline.prepare.raw_samples import DAMAGED_TAR, DUPLICATE
-from pineco.data_pipeline.prepare.texts import BAD_METADATA, EMPTY_CAPTION, NO_CAPTION, NO_UTF8
-from pineco.data_pipeline.prepare.yfcc15m import NO_IMAGE
+from pineco.data_pipeline.prepare.samples.images import EMPTY, FOREIGN, UNREADABLE
+from pineco.data_pipeline.prepare.samples.texts import BAD_METADATA, EMPTY_CAPTION, NO_CAPTION, NO_UTF8
+from pineco.data_pipeline.prepare.sources.raw_samples import DAMAGED_TAR, DUPLICATE
+from pineco.data_pipeline.prepare.sources.yfcc15m import NO_IMAGE
 from pineco.data_pipeline.reading.shard_set import open_shards
 from pineco.data_pipeline.stores.store import open_store
 from tests.data_pipeline.conftest import encode, tar_bytes, write_shard

@@ -10,9 +10,9 @@ import pytest
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.prepare.confine import MISSING, OUTSIDE
-from pineco.data_pipeline.prepare.images import ImageRules
-from pineco.data_pipeline.prepare.judgements import LOST_IMAGE
-from pineco.data_pipeline.prepare.nights import BAD_GROUP, BAD_PATH, BAD_VOTES, RAGGED_ROW, open_nights
+from pineco.data_pipeline.prepare.samples.images import ImageRules
+from pineco.data_pipeline.prepare.sources.judgements import LOST_IMAGE
+from pineco.data_pipeline.prepare.sources.nights import BAD_GROUP, BAD_PATH, BAD_VOTES, RAGGED_ROW, open_nights
 from pineco.data_pipeline.triplets.source import open_triplets
 from pineco.data_pipeline.triplets.table import read_nights
 from tests.data_pipeline.conftest import solid

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from pineco.data_pipeline.errors import InputError
-from pineco.data_pipeline.prepare.image_source import Files, ImageSource
-from pineco.data_pipeline.prepare.images import ImageRules, check_image
 from pineco.data_pipeline.prepare.job import Beside, Fingerprint, Made, Part, Reject, slices
-from pineco.data_pipeline.prepare.judgements import Judgements, write_table
 from pineco.data_pipeline.prepare.outcome import Kept, Outcome, Rejected, RejectError
-from pineco.data_pipeline.prepare.twins import first_twins
+from pineco.data_pipeline.prepare.samples.images import ImageRules, check_image
+from pineco.data_pipeline.prepare.samples.twins import first_twins
+from pineco.data_pipeline.prepare.sources.image_source import Files, ImageSource
+from pineco.data_pipeline.prepare.sources.judgements import Judgements, write_table
 from pineco.data_pipeline.triplets.table import TABLE
 
 

@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from pineco.data_pipeline.batches import TripletBatch
-from pineco.data_pipeline.prepare.class_triplets import ELSEWHERE, SAME, Draw, deal_images, draw_triplets
 from pineco.data_pipeline.prepare.confine import OUTSIDE
-from pineco.data_pipeline.prepare.image_source import CUT_TAR, Place, TarMembers
-from pineco.data_pipeline.prepare.judgements import COLUMNS, LOST_IMAGE, Judgements
-from pineco.data_pipeline.prepare.labelled import NO_CLASS, open_labelled
 from pineco.data_pipeline.prepare.outcome import RejectError
-from pineco.data_pipeline.prepare.raw_samples import DUPLICATE
-from pineco.data_pipeline.prepare.twins import first_twins
-from pineco.data_pipeline.prepare.yfcc15m import NO_IMAGE
+from pineco.data_pipeline.prepare.samples.twins import first_twins
+from pineco.data_pipeline.prepare.sources.class_triplets import ELSEWHERE, SAME, Draw, deal_images, draw_triplets
+from pineco.data_pipeline.prepare.sources.image_source import CUT_TAR, Place, TarMembers
+from pineco.data_pipeline.prepare.sources.judgements import COLUMNS, LOST_IMAGE, Judgements
+from pineco.data_pipeline.prepare.sources.labelled import NO_CLASS, open_labelled
+from pineco.data_pipeline.prepare.sources.raw_samples import DUPLICATE
+from pineco.data_pipeline.prepare.sources.yfcc15m import NO_IMAGE
 from pineco.data_pipeline.triplets.source import TripletSource, open_triplets
 from tests.data_pipeline.conftest import encode, solid, write_shard
 from tests.data_pipeline.prepare.conftest import Prepare, prepared, rejections, tree

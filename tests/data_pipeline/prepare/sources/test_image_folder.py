@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pineco.data_pipeline.prepare.confine import LINKED_FOLDER, OUTSIDE
-from pineco.data_pipeline.prepare.images import FOREIGN
+from pineco.data_pipeline.prepare.samples.images import FOREIGN
 from tests.data_pipeline.conftest import encode
 from tests.data_pipeline.prepare.conftest import Prepare, photo, rejections, samples
 

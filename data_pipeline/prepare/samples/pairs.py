@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pineco.data_pipeline.prepare.images import ImageRules, check_image
 from pineco.data_pipeline.prepare.outcome import Kept
+from pineco.data_pipeline.prepare.samples.images import ImageRules, check_image
 
 SOURCE = "source_path"  # field of the json: shard and key, or path, that a sample was made from
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.prepare.confine import LINKED_FOLDER, image_files, read_below
-from pineco.data_pipeline.prepare.images import ImageRules, check_image
 from pineco.data_pipeline.prepare.job import Beside, Fingerprint, Made, Part, Reject, fingerprint, slices
 from pineco.data_pipeline.prepare.outcome import Kept, Outcome, Rejected, RejectError
+from pineco.data_pipeline.prepare.samples.images import ImageRules, check_image
 
 CLASSNAMES = "classnames.txt"
 

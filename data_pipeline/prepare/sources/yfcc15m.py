@@ -12,12 +12,12 @@ from pathlib import Path
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.index import split_name
 from pineco.data_pipeline.prepare.confine import LINKED_FOLDER, resolve_below
-from pineco.data_pipeline.prepare.images import ImageRules
 from pineco.data_pipeline.prepare.job import MAX_PARTS, Beside, Fingerprint, Made, Part, Reject, fingerprint
 from pineco.data_pipeline.prepare.outcome import Kept, Outcome, Rejected, RejectError
-from pineco.data_pipeline.prepare.pairs import make_pair
-from pineco.data_pipeline.prepare.raw_samples import IMAGE_EXTENSIONS, RawSample, read_folder, read_tar
-from pineco.data_pipeline.prepare.texts import choose_caption, parse_metadata
+from pineco.data_pipeline.prepare.samples.images import ImageRules
+from pineco.data_pipeline.prepare.samples.pairs import make_pair
+from pineco.data_pipeline.prepare.samples.texts import choose_caption, parse_metadata
+from pineco.data_pipeline.prepare.sources.raw_samples import IMAGE_EXTENSIONS, RawSample, read_folder, read_tar
 
 NO_IMAGE = "no image"
 _LAYOUT = "expected img2dataset's output: *.tar with KEY.jpg, KEY.txt, KEY.json, or folders of such files"

@@ -11,7 +11,7 @@ from pathlib import Path
 from pineco.data_pipeline.index import split_name
 from pineco.data_pipeline.prepare.confine import MAX_IMAGE, TOO_LARGE, read_below
 from pineco.data_pipeline.prepare.outcome import Rejected, RejectError
-from pineco.data_pipeline.prepare.texts import MAX_TEXT
+from pineco.data_pipeline.prepare.samples.texts import MAX_TEXT
 from pineco.data_pipeline.stores.tar import TarError, read_members
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")

@@ -12,13 +12,13 @@ from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.index import index_shard
 from pineco.data_pipeline.index.samples import Sample
 from pineco.data_pipeline.prepare.confine import resolve_below
-from pineco.data_pipeline.prepare.image_folder import find_classes
-from pineco.data_pipeline.prepare.image_source import Files, ImageSource, Place, TarMembers
 from pineco.data_pipeline.prepare.job import Fingerprint, fingerprint
 from pineco.data_pipeline.prepare.outcome import Rejected, RejectError
-from pineco.data_pipeline.prepare.raw_samples import DUPLICATE, IMAGE_EXTENSIONS
-from pineco.data_pipeline.prepare.wds import LAYOUT, split_folder
-from pineco.data_pipeline.prepare.yfcc15m import NO_IMAGE
+from pineco.data_pipeline.prepare.sources.image_folder import find_classes
+from pineco.data_pipeline.prepare.sources.image_source import Files, ImageSource, Place, TarMembers
+from pineco.data_pipeline.prepare.sources.raw_samples import DUPLICATE, IMAGE_EXTENSIONS
+from pineco.data_pipeline.prepare.sources.wds import LAYOUT, split_folder
+from pineco.data_pipeline.prepare.sources.yfcc15m import NO_IMAGE
 from pineco.data_pipeline.stores.store import LocalStore
 
 NO_CLASS = "no .cls with the number of a class"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.prepare.confine import IMAGE_SUFFIXES, LINKED_FOLDER, MISSING, read_below
-from pineco.data_pipeline.prepare.images import ImageRules
 from pineco.data_pipeline.prepare.job import fingerprint
-from pineco.data_pipeline.prepare.judgements import JudgementList
-from pineco.data_pipeline.prepare.npy import MAX_BYTES, parse_number
 from pineco.data_pipeline.prepare.outcome import Rejected, RejectError
-from pineco.data_pipeline.prepare.triplet_shards import TripletShards, triplet_shards
+from pineco.data_pipeline.prepare.samples.images import ImageRules
+from pineco.data_pipeline.prepare.samples.npy import MAX_BYTES, parse_number
+from pineco.data_pipeline.prepare.sources.judgements import JudgementList
+from pineco.data_pipeline.prepare.sources.triplet_shards import TripletShards, triplet_shards
 
 VOTES = {"train": 2, "val": 5}  # judgements of each triplet, which the files do not say
 SIDES = ("ref", "p0", "p1")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.prepare.confine import resolve_below
-from pineco.data_pipeline.prepare.images import ImageRules
 from pineco.data_pipeline.prepare.job import Fingerprint
-from pineco.data_pipeline.prepare.judgements import JudgementList
 from pineco.data_pipeline.prepare.outcome import RejectError
-from pineco.data_pipeline.prepare.triplet_shards import TripletShards, triplet_shards
+from pineco.data_pipeline.prepare.samples.images import ImageRules
+from pineco.data_pipeline.prepare.sources.judgements import JudgementList
+from pineco.data_pipeline.prepare.sources.triplet_shards import TripletShards, triplet_shards
 from pineco.data_pipeline.triplets.fields import (
     GROUP,
     OPTIONAL,

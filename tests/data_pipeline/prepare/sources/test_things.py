@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pineco.data_pipeline.prepare.judgements import write_table
 from pineco.data_pipeline.prepare.outcome import Rejected
-from pineco.data_pipeline.prepare.things import deal_sides, read_triplets
+from pineco.data_pipeline.prepare.sources.judgements import write_table
+from pineco.data_pipeline.prepare.sources.things import deal_sides, read_triplets
 from tests.data_pipeline.conftest import solid
 from tests.data_pipeline.prepare.conftest import Prepare, prepared
 from tests.support.triplet_sets import sides, table, write_things

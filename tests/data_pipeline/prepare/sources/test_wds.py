@@ -10,12 +10,12 @@ import webdataset
 from PIL import Image
 
 from pineco.data_pipeline.prepare.confine import MISSING, OUTSIDE
-from pineco.data_pipeline.prepare.images import FOREIGN
-from pineco.data_pipeline.prepare.texts import EMPTY_CAPTION
+from pineco.data_pipeline.prepare.samples.images import FOREIGN
+from pineco.data_pipeline.prepare.samples.texts import EMPTY_CAPTION
 from pineco.evals.data.datasets import open_folder, read_examples
 from tests.data_pipeline.conftest import encode
 from tests.data_pipeline.prepare.conftest import URL, Prepare, photo, prepared, rejections, tree
-from tests.data_pipeline.prepare.test_image_folder import write_classes
+from tests.data_pipeline.prepare.sources.test_image_folder import write_classes
 from tests.data_pipeline.prepare.test_resume import Source, call, survives
 
 CLASSES = {"ant": 3, "bee": 0, "red fox": 4}

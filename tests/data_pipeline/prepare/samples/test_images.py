@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from pineco.data_pipeline.prepare.images import UNREADABLE, ImageRules, check_image
 from pineco.data_pipeline.prepare.outcome import RejectError
+from pineco.data_pipeline.prepare.samples.images import UNREADABLE, ImageRules, check_image
 from tests.data_pipeline.conftest import encode, natural_image
 from tests.data_pipeline.prepare.conftest import photo
 

@@ -15,13 +15,13 @@ from typing import Literal
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.prepare.confine import read_below
-from pineco.data_pipeline.prepare.image_folder import open_image_folder
-from pineco.data_pipeline.prepare.images import ImageRules, check_image
 from pineco.data_pipeline.prepare.job import Beside, Fingerprint, Layout, Made, Part, Reject, fingerprint, slices
 from pineco.data_pipeline.prepare.outcome import Kept, Outcome, Rejected, RejectError
-from pineco.data_pipeline.prepare.pairs_csv import SHORT_ROW, Columns, find_columns, read_rows
-from pineco.data_pipeline.prepare.texts import clean_caption
-from pineco.data_pipeline.prepare.wds_texts import read_classnames, read_templates
+from pineco.data_pipeline.prepare.samples.images import ImageRules, check_image
+from pineco.data_pipeline.prepare.samples.texts import clean_caption
+from pineco.data_pipeline.prepare.samples.wds_texts import read_classnames, read_templates
+from pineco.data_pipeline.prepare.sources.image_folder import open_image_folder
+from pineco.data_pipeline.prepare.sources.pairs_csv import SHORT_ROW, Columns, find_columns, read_rows
 
 LAYOUT = Layout(folder="test", name="{}.tar", counter="nshards.txt")
 _SPLITS = frozenset(("train", "test", "val", "valid", "validation"))

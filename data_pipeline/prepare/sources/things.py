@@ -20,11 +20,11 @@ import numpy as np
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.prepare.confine import image_files, resolve_below
-from pineco.data_pipeline.prepare.images import ImageRules
 from pineco.data_pipeline.prepare.job import Fingerprint
-from pineco.data_pipeline.prepare.judgements import Judgements
 from pineco.data_pipeline.prepare.outcome import Rejected, RejectError
-from pineco.data_pipeline.prepare.triplet_shards import TripletShards, triplet_shards
+from pineco.data_pipeline.prepare.samples.images import ImageRules
+from pineco.data_pipeline.prepare.sources.judgements import Judgements
+from pineco.data_pipeline.prepare.sources.triplet_shards import TripletShards, triplet_shards
 from pineco.data_pipeline.randomness import Stream, bits
 
 PUBLISHED = {"train": "trainset.txt", "val": "validationset.txt"}  # as in the archive on osf.io/z2784

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pineco.data_pipeline.prepare.image_source import ImageSource
 from pineco.data_pipeline.prepare.outcome import RejectError
+from pineco.data_pipeline.prepare.sources.image_source import ImageSource
 
 
 def first_twins(images: ImageSource, paths: Sequence[str], threads: int) -> np.ndarray:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.prepare.confine import read_below
-from pineco.data_pipeline.prepare.images import ImageRules
 from pineco.data_pipeline.prepare.job import Beside, Fingerprint, Made, Part, Reject, slices
 from pineco.data_pipeline.prepare.outcome import Outcome, RejectError
-from pineco.data_pipeline.prepare.pairs import make_pair
-from pineco.data_pipeline.prepare.texts import clean_caption
+from pineco.data_pipeline.prepare.samples.images import ImageRules
+from pineco.data_pipeline.prepare.samples.pairs import make_pair
+from pineco.data_pipeline.prepare.samples.texts import clean_caption
 
 SHORT_ROW = "fewer fields than columns"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pineco.data_pipeline.prepare.confine import MISSING, OUTSIDE
-from pineco.data_pipeline.prepare.pairs_csv import SHORT_ROW
-from pineco.data_pipeline.prepare.texts import EMPTY_CAPTION, NO_UTF8
+from pineco.data_pipeline.prepare.samples.texts import EMPTY_CAPTION, NO_UTF8
+from pineco.data_pipeline.prepare.sources.pairs_csv import SHORT_ROW
 from tests.data_pipeline.prepare.conftest import Prepare, photo, rejections, samples
 
 

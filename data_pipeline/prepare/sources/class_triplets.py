@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from pineco.data_pipeline.errors import InputError
-from pineco.data_pipeline.prepare.image_source import ImageSource, TarMembers
-from pineco.data_pipeline.prepare.images import ImageRules
-from pineco.data_pipeline.prepare.judgements import Judgements
-from pineco.data_pipeline.prepare.labelled import open_labelled
 from pineco.data_pipeline.prepare.outcome import Rejected
-from pineco.data_pipeline.prepare.triplet_shards import TripletShards, triplet_shards
-from pineco.data_pipeline.prepare.twins import first_twins
+from pineco.data_pipeline.prepare.samples.images import ImageRules
+from pineco.data_pipeline.prepare.samples.twins import first_twins
+from pineco.data_pipeline.prepare.sources.image_source import ImageSource, TarMembers
+from pineco.data_pipeline.prepare.sources.judgements import Judgements
+from pineco.data_pipeline.prepare.sources.labelled import open_labelled
+from pineco.data_pipeline.prepare.sources.triplet_shards import TripletShards, triplet_shards
 from pineco.data_pipeline.randomness import Stream, bits
 
 SPLITS = ("train", "val", "test")

@@ -1,0 +1,1 @@
+"""Checks of what a sample is made of: images, texts, numbers, pairs."""
