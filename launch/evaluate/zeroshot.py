@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> EvalReport:
     for folder in (options.out.parent, options.out.with_suffix("")):
         make_folder(folder, options.out)
 
-    from pineco.evals.models.encoder import load_encoder
+    from pineco.evals.models.load import load_model
     from pineco.evals.ranks import ranks_of_environment
     from pineco.evals.report.write import terminal_table, write_report
     from pineco.evals.zeroshot.suite import How, evaluate
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> EvalReport:
 
     with ranks_of_environment() as ranks:
         device = options.device if options.device != "cuda" or ranks.world == 1 else f"cuda:{ranks.local}"
-        encoder = load_encoder(options.model, device=device, precision=options.precision)
+        model = load_model(options.model, device=device, precision=options.precision)
         how = How(
             batch_size=options.batch_size,
             workers=options.workers,
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> EvalReport:
             ranks=ranks,
         )
         with Bars(show=ranks.leads) as bars:
-            report = evaluate(encoder, options.data, options.tasks, how, progress=bars)
+            report = evaluate(model, options.data, options.tasks, how, progress=bars)
         if ranks.leads:
             from rich.console import Console
 
