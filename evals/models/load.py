@@ -35,7 +35,8 @@ def load_model(address: str | Path, *, device: str = "cpu", precision: Precision
 
     `Model.capabilities` says what the model can do. All have `embed`: (B, 3, S, S) float32 from `preprocess` to (B, E)
     of unit length. Those with a text tower have `tokenizer` and `encode_texts`. Plain vision transformers have
-    `tokens`: (B, 3, H, W) from `squash` to (B, H/p, W/p, D); their position embeddings are resampled to any size.
+    `tokens`: (B, 3, H, W) from `squash` to (B, H/p, W/p, D); where the architecture allows it, position embeddings are
+    resampled to the size at hand, so that H and W are any whole numbers of patches.
 
     The global random state is left alone, and no pickled code is run. Raises InputError for what cannot be found or
     loaded, and for a device that is not here; the model raises it for what it cannot do.

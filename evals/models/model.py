@@ -36,6 +36,7 @@ class TokenReader:
     has_class_token: bool  # whether the first token is a class token
     patch_size: tuple[int, int]  # pixels
     width: int  # D
+    any_size: bool = True  # False: H = W = image_size
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,12 @@ class Model:
 
     def tokens(self, images: Tensor) -> Tensor:
         """(B, H/p, W/p, D) float32 on the CPU: the patch tokens after the last norm, of (B, 3, H, W) from `squash`."""
-        height, width = (side // self.patch_size for side in images.shape[2:])
+        size, own = tuple(images.shape[2:]), self.image_size
+        if not self._token_reader.any_size and size != (own, own):
+            raise InputError(
+                f"--model {self.name}: images of {size[0]} x {size[1]} pixels; it takes {own} x {own} alone"
+            )
+        height, width = (side // self.patch_size for side in size)
         tokens = self._run(lambda pixels: self.forward_tokens(pixels)[:, self.num_prefix_tokens :], images)
         return tokens.cpu().reshape(len(images), height, width, self.width)
 
@@ -154,6 +160,11 @@ class Model:
         self.require("text")
         assert self.text_tower is not None
         return self.text_tower
+
+    def _check_size(self, height: int, width: int) -> None:
+        own = self.image_size
+        if not self._token_reader.any_size and (height, width) != (own, own):
+            raise InputError(f"--model {self.name}: images of {height} x {width} pixels; it takes {own} x {own} alone")
 
     def _run(self, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """float32 before anything is normalised: bf16 would round unit length to three digits."""

@@ -31,9 +31,9 @@ def load_timm(address: str) -> Model:
     name, _, weights = address.removeprefix(PREFIX).partition(":")
     _check(address, name, weights)
     file = Path(weights) if weights not in ("", _HUB) else None
-    module = _at_any_size(partial(_create, address, name, file, pretrained=weights == _HUB))
+    module, any_size = _at_any_size(partial(_create, address, name, file, pretrained=weights == _HUB))
     identity = f"timm:{name}:{weights or 'random-seed-0'}" if file is None else file_identity(file)
-    return _model(module, address if weights else f"{address} (random weights)", identity)
+    return _model(module, address if weights else f"{address} (random weights)", identity, any_size)
 
 
 def load_timm_directory(path: Path) -> Model:
@@ -56,9 +56,9 @@ def load_timm_directory(path: Path) -> Model:
     arguments, shown = (_mapping(config, key, where) for key in ("model_args", "pretrained_cfg"))
     given = {"num_classes": config.get("num_classes", 0), **arguments}
     given.pop(_ANY_SIZE, None)
-    module = _at_any_size(partial(_create, str(path), architecture, weights, **given))
+    module, any_size = _at_any_size(partial(_create, str(path), architecture, weights, **given))
     module.pretrained_cfg = {**module.pretrained_cfg, **shown}
-    return _model(module, str(path), file_identity(weights))
+    return _model(module, str(path), file_identity(weights), any_size)
 
 
 def _check(address: str, name: str, weights: str) -> None:
@@ -82,14 +82,14 @@ def _mapping(config: Mapping[str, Any], key: str, where: Path) -> dict[str, Any]
     return value
 
 
-def _at_any_size(create: Callable[..., Any]) -> Any:
-    """A module for images of any size; architectures that know no such option are made without it."""
+def _at_any_size(create: Callable[..., Any]) -> tuple[Any, bool]:
+    """(module, whether it takes images of any size); architectures that know no such option are made without it."""
     try:
-        return create(**{_ANY_SIZE: True})
+        return create(**{_ANY_SIZE: True}), True
     except InputError as error:
         if _ANY_SIZE not in str(error):
             raise
-        return create()
+        return create(), False
 
 
 def _create(model: str, architecture: str, weights: Path | None, **options: Any) -> Any:
@@ -118,7 +118,7 @@ def _load(module: Any, weights: Path) -> None:
         raise ValueError(f"lacks {', '.join(missing) or 'nothing'}, has unknown {', '.join(unexpected) or 'nothing'}")
 
 
-def _model(module: Any, name: str, identity: str) -> Model:
+def _model(module: Any, name: str, identity: str, any_size: bool) -> Model:
     from timm.data import create_transform, resolve_model_data_config
 
     config = resolve_model_data_config(module)
@@ -131,18 +131,19 @@ def _model(module: Any, name: str, identity: str) -> Model:
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         forward_image=module,
-        token_reader=_token_reader(module),
+        token_reader=_token_reader(module, any_size),
     )
 
 
-def _token_reader(module: Any) -> TokenReader | None:
+def _token_reader(module: Any, any_size: bool) -> TokenReader | None:
     """None for what is not a plain vision transformer."""
     patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
     if patch is None or not hasattr(module, "num_prefix_tokens"):
         return None
     has_class = getattr(module, "cls_token", None) is not None
     patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    return TokenReader(partial(_tokens, module), module.num_prefix_tokens, has_class, patch, module.num_features)
+    prefix, width = module.num_prefix_tokens, module.num_features
+    return TokenReader(partial(_tokens, module), prefix, has_class, patch, width, any_size)
 
 
 def _tokens(module: Any, images: Tensor, norm: bool) -> Tensor:
