@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -24,10 +25,8 @@ from pineco.evals.models.aligned_export import (
     read_description,
     read_head,
 )
-from pineco.evals.models.encoder import Precision, check_device
-from pineco.evals.models.patches import check_size
-from pineco.evals.models.timm_images import file_identity
-from pineco.evals.models.vision import Vision, load_vision
+from pineco.evals.models.load import check_device, load_model
+from pineco.evals.models.model import Model, Precision, check_size, file_identity
 
 Pictures = Tensor | Image.Image | Sequence[Image.Image]
 
@@ -43,28 +42,29 @@ def load_perceptual(
     device: str = "cpu",
     precision: Precision = "fp32",
 ) -> PerceptualModel:
-    """The distance of an aligned model, or of any model that `pineco.evals.models.vision.load_vision` knows.
+    """The distance of an aligned model, or of any model that `pineco.load_model` knows.
 
         distance = load_perceptual("runs/NAME/checkpoints/step_N/export")
         distance(image, other)  # (1,) tensor in [0, 2]
 
-    model: a directory with perceptual.json, which says what is compared; or what `load_vision` takes.
+    model: a directory with perceptual.json, which says what is compared; or what `load_model` takes.
     features: cls, the class token before the last norm (the default); embedding, what the model itself gives for an
     image; cls_patch, the class token and the mean of the patch tokens, before the norm, too (arXiv 2410.10817). An
     aligned model has its own. mean_centre: see `PerceptualModel`. image_size: pixels of a side, instead of the model's
     own. Raises InputError for what cannot be found, loaded or compared so.
     """
     target, path = check_device(device), Path(model)
+    load = partial(load_model, device=device, precision=precision)
     if (path / DESCRIPTION_FILE).is_file():
         said = read_description(path)
         if features is not None and {features} != {member.features for member in said.members}:
             kinds = ", ".join(member.features for member in said.members)
             raise InputError(f"--features {features}: {path / DESCRIPTION_FILE} says {kinds}; leave the option out")
-        parts = [_Member(load_vision(str(path / one.folder)), one.features) for one in said.members]
+        parts = [_Member(load(path / one.folder), one.features) for one in said.members]
         head = read_head(path, said.hidden, said.width) if said.hidden else None
         size, mean_centre = image_size or said.image_size, mean_centre or said.mean_centre
     else:
-        loaded = load_vision(str(model))
+        loaded = load(model)
         parts, head, size = [_Member(loaded, features or "cls")], None, image_size or loaded.image_size
     identity = parts[0].identity if len(parts) == 1 and head is None else _joined(path, parts, head)
     name = str(model) if len(parts) > 1 or head else parts[0].name
@@ -95,7 +95,7 @@ class PerceptualModel:
         self.name, self.identity, self.image_size = name, identity, image_size
         self.features: tuple[Features, ...] = tuple(member.features for member in members)
         self.device, self.precision, self.mean_centre = device, precision, mean_centre
-        self._members, self._head = [member.on(device) for member in members], head and head.to(device)
+        self._members, self._head = list(members), head and head.to(device)
         self.width = self._probe()
 
     def __call__(self, a: Pictures, b: Pictures) -> Tensor:
@@ -154,8 +154,8 @@ class PerceptualModel:
         """The width of the vectors; a blank image shows at once what does not fit."""
         size, blank = self.image_size, torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
         for member in self._members:
-            if member.vision.tokens is not None:
-                check_size(size, member.vision.tokens.patch_size)
+            if "tokens" in member.model.capabilities:
+                check_size(size, member.model.patch_size)
         try:
             with torch.no_grad():
                 width = sum(member.vectors(blank, centre=False).shape[1] for member in self._members)
@@ -175,31 +175,26 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 class _Member:
     """One backbone and what is taken of it."""
 
-    def __init__(self, vision: Vision, features: Features) -> None:
-        self.vision, self.features, self.name, self.identity = vision, features, vision.name, vision.identity
+    def __init__(self, model: Model, features: Features) -> None:
+        """Freezes the model: gradients reach images, not weights."""
+        self.model, self.features, self.name, self.identity = model, features, model.name, model.identity
         if features not in get_args(Features):
             raise InputError(f"--features {features}: must be one of {', '.join(get_args(Features))}")
-        if features != "embedding" and not (vision.tokens is not None and vision.tokens.has_class):
-            raise InputError(f"--model {vision.name}: it has no class token; use --features embedding")
-        self._mean, self._std = (torch.tensor(value)[:, None, None] for value in (vision.mean, vision.std))
-
-    def on(self, device: torch.device) -> _Member:
-        self.vision.module.to(device).requires_grad_(False)
-        self._mean, self._std = self._mean.to(device), self._std.to(device)
-        return self
+        if features != "embedding":
+            model.require("class_token")
+        model.module.requires_grad_(False)
 
     def vectors(self, pixels: Tensor, *, centre: bool) -> Tensor:
         """(B, D) of (B, 3, S, S) in [0, 1]; 2 D for cls_patch. centre: every token before tokens are pooled."""
-        images = (pixels - self._mean) / self._std
+        images = self.model.normalise(pixels)
         if self.features == "embedding":
-            found = self.vision.embed(images)
+            found = self.model.forward_image(images)
             return _centred(found) if centre else found
-        vit = self.vision.require_tokens()
-        tokens = vit.before_norm(images)
+        tokens = self.model.forward_tokens(images, norm=False)
         tokens = _centred(tokens) if centre else tokens
         if self.features == "cls":
             return tokens[:, 0]
-        return torch.cat((tokens[:, 0], tokens[:, vit.prefix :].mean(dim=1)), dim=1)
+        return torch.cat((tokens[:, 0], tokens[:, self.model.num_prefix_tokens :].mean(dim=1)), dim=1)
 
 
 def _centred(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pineco.evals.batching import ahead
 from pineco.evals.data.samples import BadSampleError, Problems
 from pineco.evals.data.segmentation import SegmentationExample, SegmentationSet, Split, decode_pair, read_examples
-from pineco.evals.models.patches import DenseEncoder
+from pineco.evals.models.model import Model
 from pineco.evals.segmentation.miou import ConfusionCounter, Confusions
 
 Predict = Callable[[Tensor], Tensor]  # (B, h, w, D) float32 -> (B, size, size) uint8 class numbers
@@ -46,7 +46,7 @@ class Measured:
     shown: tuple[tuple[SegmentationExample, Tensor], ...]
 
 
-def encode_split(encoder: DenseEncoder, data: SegmentationSet, split: Split, how: How) -> Iterator[Batch]:
+def encode_split(model: Model, data: SegmentationSet, split: Split, how: How) -> Iterator[Batch]:
     """Every image of a split in file order.
 
     Raises InputError after the last one where any cannot be used (all are counted, the first few named); from the
@@ -59,7 +59,7 @@ def encode_split(encoder: DenseEncoder, data: SegmentationSet, split: Split, how
             image, mask = decode_pair(example, len(data.classes))
         except BadSampleError as error:
             return error
-        return example, encoder.preprocess(image, how.size), resize_masks(torch.from_numpy(mask)[None], how.size)[0]
+        return example, model.squash(image, how.size), resize_masks(torch.from_numpy(mask)[None], how.size)[0]
 
     loaded = ahead(load, read_examples(split), how.threads, 2 * how.batch_size)
     while batch := list(islice(loaded, how.batch_size)):
@@ -68,7 +68,7 @@ def encode_split(encoder: DenseEncoder, data: SegmentationSet, split: Split, how
                 problems.add(item)
         good = [item for item in batch if not isinstance(item, BadSampleError)]
         if not problems:
-            features = encoder.encode_patches(torch.stack([pixels for _, pixels, _ in good]))
+            features = model.tokens(torch.stack([pixels for _, pixels, _ in good]))
             masks = torch.stack([mask for _, _, mask in good])
             yield Batch(done, features, masks, tuple(example for example, _, _ in good))
         done += len(batch)
@@ -77,11 +77,11 @@ def encode_split(encoder: DenseEncoder, data: SegmentationSet, split: Split, how
 
 
 def measure(
-    encoder: DenseEncoder, data: SegmentationSet, predictors: Sequence[Predict], how: How, show: Collection[int] = ()
+    model: Model, data: SegmentationSet, predictors: Sequence[Predict], how: How, show: Collection[int] = ()
 ) -> Measured:
     """Predicts every test image with each predictor, at (size, size). show: numbers of test images to keep."""
     counters, shown = [ConfusionCounter(len(data.classes)) for _ in predictors], []
-    for batch in encode_split(encoder, data, data.test, how):
+    for batch in encode_split(model, data, data.test, how):
         for place, (predict, counter) in enumerate(zip(predictors, counters, strict=True)):
             predictions = predict(batch.features)
             for number, (truth, prediction) in enumerate(zip(batch.masks, predictions, strict=True)):

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.data.segmentation import VOID, SegmentationSet
-from pineco.evals.models.patches import DenseEncoder, check_size
+from pineco.evals.models.model import Model, check_size
 from pineco.evals.segmentation.encode import How, Measured, encode_split, measure, upsample
 
 CHUNK = 1 << 24  # similarities that exist at a time: 64 MiB
@@ -83,7 +83,7 @@ class BankBuilder:
 
 
 def evaluate_incontext(
-    encoder: DenseEncoder,
+    model: Model,
     data: SegmentationSet,
     settings: InContext,
     how: How,
@@ -95,17 +95,17 @@ def evaluate_incontext(
 
     Raises InputError for settings that do not fit and for samples that cannot be used.
     """
-    check_size(how.size, encoder.patch_size)
-    classes, patches = len(data.classes), (how.size // encoder.patch_size) ** 2
+    check_size(how.size, model.patch_size)
+    classes, patches = len(data.classes), (how.size // model.patch_size) ** 2
     per_image = settings.per_image(data.train.images, patches)
-    builders = [BankBuilder(data.train.images, per_image, encoder.width, classes, seed) for seed in seeds]
-    for batch in encode_split(encoder, data, data.train, how):
-        labels = soft_labels(batch.masks, encoder.patch_size, classes)
+    builders = [BankBuilder(data.train.images, per_image, model.width, classes, seed) for seed in seeds]
+    for batch in encode_split(model, data, data.train, how):
+        labels = soft_labels(batch.masks, model.patch_size, classes)
         for builder in builders:
             for features, label in zip(batch.features, labels, strict=True):
                 builder.add(features, label)
-    predictors = [predictor(builder.result(), settings, how.size, encoder.device) for builder in builders]
-    return measure(encoder, data, predictors, how, show)
+    predictors = [predictor(builder.result(), settings, how.size, model.device) for builder in builders]
+    return measure(model, data, predictors, how, show)
 
 
 def is_seeded(settings: InContext, images: int, patches: int) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.batching import allocate
 from pineco.evals.data.segmentation import VOID, SegmentationSet
-from pineco.evals.models.patches import DenseEncoder, check_size
+from pineco.evals.models.model import Model, check_size
 from pineco.evals.segmentation.encode import How, Measured, Progress, encode_split, measure, resize_masks, upsample
 
 Schedule = Literal["step", "cosine"]
@@ -67,7 +67,7 @@ class Head(nn.Module):
 
 
 def evaluate_linear(
-    encoder: DenseEncoder,
+    model: Model,
     data: SegmentationSet,
     settings: LinearProbe,
     how: How,
@@ -79,23 +79,21 @@ def evaluate_linear(
 
     Raises InputError for a size that does not fit and for samples that cannot be used.
     """
-    check_size(how.size, encoder.patch_size)
-    features, masks = training_set(encoder, data, settings, how)
+    check_size(how.size, model.patch_size)
+    features, masks = training_set(model, data, settings, how)
     heads = [
-        train_head(features, masks, len(data.classes), settings, seed, encoder.device, _named(how.progress, seed))
+        train_head(features, masks, len(data.classes), settings, seed, model.device, _named(how.progress, seed))
         for seed in seeds
     ]
-    return measure(encoder, data, [_predictor(head, how.size, encoder.device) for head in heads], how, show)
+    return measure(model, data, [_predictor(head, how.size, model.device) for head in heads], how, show)
 
 
-def training_set(
-    encoder: DenseEncoder, data: SegmentationSet, settings: LinearProbe, how: How
-) -> tuple[Tensor, Tensor]:
+def training_set(model: Model, data: SegmentationSet, settings: LinearProbe, how: How) -> tuple[Tensor, Tensor]:
     """(N, h, w, D) float32 features and (N, m, m) uint8 masks of the training images, m = mask_size."""
-    side, images = how.size // encoder.patch_size, data.train.images
-    features = allocate((images, side, side, encoder.width), settings.cache_bytes)
+    side, images = how.size // model.patch_size, data.train.images
+    features = allocate((images, side, side, model.width), settings.cache_bytes)
     masks = torch.empty(images, settings.mask_size, settings.mask_size, dtype=torch.uint8)
-    for batch in encode_split(encoder, data, data.train, how):
+    for batch in encode_split(model, data, data.train, how):
         rows = slice(batch.first, batch.first + len(batch.features))
         features[rows] = batch.features
         masks[rows] = resize_masks(batch.masks, settings.mask_size)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pineco.evals.batching import Rows, ahead
 from pineco.evals.data.datasets import BadSampleError, Example, Folder, Problems, decode, read_examples
 from pineco.evals.data.samples import digest
-from pineco.evals.models.encoder import Encoder
+from pineco.evals.models.model import Model
 from pineco.evals.ranks import Ranks, agree
 
 _DIGESTS = 2**256
@@ -32,7 +32,7 @@ class Images:
 
 
 def encode_images(
-    encoder: Encoder,
+    model: Model,
     folder: Folder,
     key: str,
     *,
@@ -46,7 +46,7 @@ def encode_images(
     Batches are the same whatever the number of processes, so features are too. Raises InputError, in every process,
     where samples cannot be used (all are counted, the first few named), a shard is damaged, or a store is silent.
     """
-    share = _Share(encoder, folder, batch_size, threads, ranks, progress)
+    share = _Share(model, folder, batch_size, threads, ranks, progress)
     agree(ranks, share.run)
     for where, why in _flat(ranks.gather_json(share.undecodable)):
         share.problems.add(BadSampleError(where, why))
@@ -62,14 +62,14 @@ class _Share:
 
     def __init__(
         self,
-        encoder: Encoder,
+        model: Model,
         folder: Folder,
         batch_size: int,
         threads: int,
         ranks: Ranks,
         progress: Callable[[int], None],
     ) -> None:
-        self.encoder, self.folder, self.batch_size, self.threads = encoder, folder, batch_size, threads
+        self.model, self.folder, self.batch_size, self.threads = model, folder, batch_size, threads
         self.ranks, self.progress = ranks, progress
         self.rows, self.numbers, self.examples = Rows(), list[int](), list[Example]()
         self.problems = Problems()
@@ -84,7 +84,7 @@ class _Share:
             self.undecodable += [(item.where, item.why) for _, item, _ in batch if isinstance(item, BadSampleError)]
             self.digest = (self.digest + sum(found for *_, found in batch)) % _DIGESTS
             if good:
-                self.rows.append(self.encoder.encode_images(torch.stack([pixels for _, pixels in good])))
+                self.rows.append(self.model.embed(torch.stack([pixels for _, pixels in good])))
                 self.numbers += [number for number, _ in good]
             self.progress(min(len(self.numbers) * self.ranks.world, len(self.examples)))
         self.unparsed = len(self.problems)
@@ -100,7 +100,7 @@ class _Share:
         """(number, pixels or why there are none, digest of the sample)."""
         number, example = numbered
         try:
-            return number, self.encoder.preprocess(decode(example)), digest(example)
+            return number, self.model.preprocess(decode(example)), digest(example)
         except BadSampleError as error:
             return number, error, 0
 

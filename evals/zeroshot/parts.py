@@ -16,7 +16,7 @@ from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import write_text_atomically
 from pineco.evals.data.datasets import Folder, fingerprint
 from pineco.evals.data.tasks import Task
-from pineco.evals.models.encoder import Encoder
+from pineco.evals.models.model import Model
 from pineco.evals.results.results import EvalResult
 from pineco.evals.zeroshot.outcomes import Outcomes, load_outcomes, save_outcomes
 
@@ -26,9 +26,9 @@ _VERSION = 1  # of what a figure means; a higher one measures everything again
 class Parts:
     """Those of one model in one folder."""
 
-    def __init__(self, folder: Path | None, encoder: Encoder) -> None:
+    def __init__(self, folder: Path | None, model: Model) -> None:
         """folder: made when something is kept; None keeps nothing."""
-        self._folder, self._encoder = folder, encoder
+        self._folder, self._model = folder, model
 
     def find(self, task: Task, folder: Folder) -> EvalResult | None:
         """The result that is there already, of the same weights, precision, data and prompts; None where none is."""
@@ -76,7 +76,7 @@ class Parts:
         return self._folder / f"{file_name(task.key)}.json"
 
     def _depends_on(self, task: Task, folder: Folder) -> str:
-        words = [_VERSION, self._encoder.identity, self._encoder.precision, asdict(task), fingerprint(folder)]
+        words = [_VERSION, self._model.identity, self._model.precision, asdict(task), fingerprint(folder)]
         return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from pineco.evals.data.datasets import Folder, ResolvedTasks, resolve_tasks
 from pineco.evals.data.names import few
 from pineco.evals.data.prompts import PromptChoice
 from pineco.evals.data.tasks import Task
-from pineco.evals.models.encoder import Encoder
+from pineco.evals.models.model import Model
 from pineco.evals.ranks import Ranks, agree
 from pineco.evals.results import provenance
 from pineco.evals.results.provenance import commit
@@ -56,14 +56,14 @@ class How:
 
 
 def evaluate(
-    encoder: Encoder,
+    model: Model,
     data_root: str | Path,
     tasks: str | Sequence[str],
     how: How = How(),
     *,
     progress: Progress = lambda what, done, of: None,
 ) -> EvalReport:
-    """Measures `encoder` on every selected task (see `pineco.evals.data.tasks.select_tasks`) under `data_root`.
+    """Measures `model` on every selected task (see `pineco.evals.data.tasks.select_tasks`) under `data_root`.
 
     All data sets are checked before anything is measured. A task that turns out to have bad data gets no figure and a
     line in `failed`; the others go on. Every process returns the report; one of them keeps the parts. Raises InputError
@@ -71,11 +71,11 @@ def evaluate(
     """
     started = time.perf_counter()
     resolved = resolve_tasks(data_root, tasks, allow_missing=how.allow_missing, prompts=how.prompts)
-    parts = Parts(how.parts, encoder)
+    parts = Parts(how.parts, model)
     results = _finished(parts, resolved, how.ranks)
     todo = [(task, folder) for task, folder in resolved if task.key not in results]
     weights = encode_classes(
-        encoder,
+        model,
         {task.key: folder.class_prompts() for task, folder in todo if folder.kind != "retrieval"},
         batch_size=how.batch_size,
         cache=TextCache(how.parts and how.parts / TEXTS),
@@ -85,19 +85,19 @@ def evaluate(
     failed: dict[str, str] = {}
     for task, folder in todo:
         try:
-            results[task.key] = _measure(encoder, task, folder, weights.get(task.key), how, parts, progress)
+            results[task.key] = _measure(model, task, folder, weights.get(task.key), how, parts, progress)
         except InputError as error:
             failed[task.key] = str(error).removeprefix(f"{task.key}: ")
             if how.ranks.leads:
                 parts.keep_failure(task, folder, failed[task.key])
     if not results:
         raise InputError("; ".join(f"{key}: {why}" for key, why in failed.items()))
-    report = _report(encoder, resolved, results, failed, tasks)
+    report = _report(model, resolved, results, failed, tasks)
     return replace(report, seconds=round(time.perf_counter() - started, 3))
 
 
 def assemble(
-    encoder: Encoder,
+    model: Model,
     data_root: str | Path,
     tasks: str | Sequence[str],
     how: How,
@@ -107,18 +107,18 @@ def assemble(
     Its seconds are the sum of what they took.
     """
     resolved = resolve_tasks(data_root, tasks, allow_missing=how.allow_missing, prompts=how.prompts)
-    parts = Parts(how.parts, encoder)
+    parts = Parts(how.parts, model)
     results = _finished(parts, resolved, how.ranks)
     rest = [(task.key, parts.find_failure(task, folder)) for task, folder in resolved if task.key not in results]
     failed = {key: why for key, why in rest if why is not None}
     if not results or len(failed) < len(rest):
         return None
-    report = _report(encoder, resolved, results, failed, tasks)
+    report = _report(model, resolved, results, failed, tasks)
     return replace(report, seconds=round(sum(result.seconds for result in report.results), 3))
 
 
 def _report(
-    encoder: Encoder,
+    encoder: Model,
     resolved: ResolvedTasks,
     results: Mapping[str, EvalResult],
     failed: Mapping[str, str],
@@ -146,7 +146,7 @@ def _finished(parts: Parts, resolved: Sequence[tuple[Task, Folder]], ranks: Rank
 
 
 def _measure(
-    encoder: Encoder,
+    model: Model,
     task: Task,
     folder: Folder,
     weights: Tensor | None,
@@ -156,7 +156,7 @@ def _measure(
 ) -> EvalResult:
     started = time.perf_counter()
     images = encode_images(
-        encoder,
+        model,
         folder,
         task.key,
         batch_size=how.batch_size,
@@ -164,7 +164,7 @@ def _measure(
         ranks=how.ranks,
         progress=lambda done: progress(task.key, done, task.size),
     )
-    outcomes = _outcomes(encoder, folder, images, weights, how)
+    outcomes = _outcomes(model, folder, images, weights, how)
     result = EvalResult(
         task=task.key,
         main_metric=task.main_metric,
@@ -190,9 +190,9 @@ def _notes(folder: Folder, outcomes: Outcomes) -> tuple[str, ...]:
     return (f"{len(empty)} of {len(folder.classnames)} classes have no image: {few(empty)}",)
 
 
-def _outcomes(encoder: Encoder, folder: Folder, images: Images, weights: Tensor | None, how: How) -> Outcomes:
+def _outcomes(model: Model, folder: Folder, images: Images, weights: Tensor | None, how: How) -> Outcomes:
     if weights is None:
-        return _retrieval(encoder, images, how)
+        return _retrieval(model, images, how)
     if folder.kind == "multilabel":
         labels = torch.zeros(len(images.examples), len(weights), dtype=torch.bool)
         for row, example in enumerate(images.examples):
@@ -201,11 +201,11 @@ def _outcomes(encoder: Encoder, folder: Folder, images: Images, weights: Tensor 
     return classification_outcomes(images.features, weights, torch.tensor([e.label for e in images.examples]))
 
 
-def _retrieval(encoder: Encoder, images: Images, how: How) -> Outcomes:
+def _retrieval(model: Model, images: Images, how: How) -> Outcomes:
     captions = [text for example in images.examples for text in example.captions]
     counts = torch.tensor([len(example.captions) for example in images.examples])
     unique = list(dict.fromkeys(captions))
     row_of = {text: row for row, text in enumerate(unique)}
-    features = encode_texts(encoder, unique, batch_size=how.batch_size, ranks=how.ranks, progress=lambda done, of: None)
+    features = encode_texts(model, unique, batch_size=how.batch_size, ranks=how.ranks, progress=lambda done, of: None)
     rows = torch.tensor([row_of[text] for text in captions])
     return retrieval_outcomes(images.features, features[rows], torch.arange(len(counts)).repeat_interleave(counts))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pineco.data_pipeline.files import replacing
 from pineco.evals.batching import Rows
-from pineco.evals.models.encoder import Encoder
+from pineco.evals.models.model import Model
 from pineco.evals.ranks import Ranks
 from pineco.evals.zeroshot.classification import class_weights
 
@@ -36,28 +36,28 @@ class TextCache:
         """folder: made when something is kept; None keeps nothing."""
         self._folder = folder
 
-    def find(self, encoder: Encoder, prompts: PromptSet) -> Tensor | None:
+    def find(self, model: Model, prompts: PromptSet) -> Tensor | None:
         """None where they are not there, or the file is damaged: they are then made anew."""
-        return _load(self._path(encoder, [list(of_class) for of_class in prompts]))
+        return _load(self._path(model, [list(of_class) for of_class in prompts]))
 
-    def keep(self, encoder: Encoder, prompts: PromptSet, weights: Tensor) -> None:
-        _keep(self._path(encoder, [list(of_class) for of_class in prompts]), weights)
+    def keep(self, model: Model, prompts: PromptSet, weights: Tensor) -> None:
+        _keep(self._path(model, [list(of_class) for of_class in prompts]), weights)
 
-    def find_chunk(self, encoder: Encoder, texts: Sequence[str]) -> Tensor | None:
+    def find_chunk(self, model: Model, texts: Sequence[str]) -> Tensor | None:
         """As `find`."""
-        return _load(self._path(encoder, list(texts)))
+        return _load(self._path(model, list(texts)))
 
-    def keep_chunk(self, encoder: Encoder, texts: Sequence[str], features: Tensor) -> None:
-        _keep(self._path(encoder, list(texts)), features)
+    def keep_chunk(self, model: Model, texts: Sequence[str], features: Tensor) -> None:
+        _keep(self._path(model, list(texts)), features)
 
-    def drop_chunk(self, encoder: Encoder, texts: Sequence[str]) -> None:
-        if path := self._path(encoder, list(texts)):
+    def drop_chunk(self, model: Model, texts: Sequence[str]) -> None:
+        if path := self._path(model, list(texts)):
             path.unlink(missing_ok=True)
 
-    def _path(self, encoder: Encoder, texts: list[Any]) -> Path | None:
+    def _path(self, model: Model, texts: list[Any]) -> Path | None:
         if self._folder is None:
             return None
-        words = json.dumps([encoder.identity, encoder.precision, texts])
+        words = json.dumps([model.identity, model.precision, texts])
         return self._folder / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.safetensors"
 
 
@@ -79,7 +79,7 @@ def _keep(path: Path | None, rows: Tensor) -> None:
 
 
 def encode_classes(
-    encoder: Encoder,
+    model: Model,
     sets: Mapping[str, PromptSet],
     *,
     batch_size: int,
@@ -92,23 +92,23 @@ def encode_classes(
     A prompt that several sets share is encoded once; the ImageNet family asks for 98,400 instead of 306,400. All
     processes share the work, and all get all weights. One decides what is cached, so that none waits for another.
     """
-    found = {name: cache.find(encoder, prompts) for name, prompts in sets.items()}
+    found = {name: cache.find(model, prompts) for name, prompts in sets.items()}
     cached = ranks.gather_json([weights is not None for weights in found.values()])
     known = {name for number, name in enumerate(sets) if all(row[number] for row in cached)}
     missing = {name: prompts for name, prompts in sets.items() if name not in known}
     unique = dict.fromkeys(text for prompts in missing.values() for of_class in prompts for text in of_class)
     chunks = _chunks(unique, batch_size)
     row_of = {text: row for row, text in enumerate(text for chunk in chunks for text in chunk)}
-    features = _encode_chunks(encoder, chunks, batch_size=batch_size, cache=cache, ranks=ranks, progress=progress)
+    features = _encode_chunks(model, chunks, batch_size=batch_size, cache=cache, ranks=ranks, progress=progress)
     weights = {name: tensor for name, tensor in found.items() if tensor is not None and name in known}
     for name, prompts in missing.items():
         rows = torch.tensor([row_of[text] for of_class in prompts for text in of_class])
         weights[name] = class_weights(features[rows], [len(of_class) for of_class in prompts])
         if ranks.leads:
-            cache.keep(encoder, prompts, weights[name])
+            cache.keep(model, prompts, weights[name])
     if ranks.leads:
         for chunk in chunks:
-            cache.drop_chunk(encoder, chunk)
+            cache.drop_chunk(model, chunk)
     return weights
 
 
@@ -119,7 +119,7 @@ def _chunks(texts: Iterable[str], batch_size: int) -> list[list[str]]:
 
 
 def _encode_chunks(
-    encoder: Encoder,
+    model: Model,
     chunks: Sequence[Sequence[str]],
     *,
     batch_size: int,
@@ -130,33 +130,31 @@ def _encode_chunks(
     """(T, D) features of all texts, those that an evaluation before had finished from the cache."""
     total, done, parts = sum(map(len, chunks)), 0, []
     for chunk in chunks:
-        features = cache.find_chunk(encoder, chunk)
+        features = cache.find_chunk(model, chunk)
         if not all(ranks.gather_json(features is not None)):
             features = encode_texts(
-                encoder,
+                model,
                 chunk,
                 batch_size=batch_size,
                 ranks=ranks,
                 progress=lambda now, of, before=done: progress(before + now, total),  # type: ignore[misc]
             )
             if ranks.leads:
-                cache.keep_chunk(encoder, chunk, features)
+                cache.keep_chunk(model, chunk, features)
         assert features is not None
         done += len(chunk)
         parts.append(features)
     return torch.cat(parts) if parts else torch.empty((0, 0))
 
 
-def encode_texts(
-    encoder: Encoder, texts: Sequence[str], *, batch_size: int, ranks: Ranks, progress: Progress
-) -> Tensor:
+def encode_texts(model: Model, texts: Sequence[str], *, batch_size: int, ranks: Ranks, progress: Progress) -> Tensor:
     """(T, D) features in the order of `texts`; long ones go together, so that short ones are not padded for them."""
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     blocks = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     mine = [block for number, block in enumerate(blocks) if ranks.owns(number)]
     rows, done = Rows(), 0
     for block in mine:
-        rows.append(encoder.encode_texts([texts[number] for number in block]))
+        rows.append(model.encode_texts(model.tokenizer([texts[number] for number in block])))
         done += len(block)
         progress(min(done * ranks.world, len(texts)), len(texts))
     features = ranks.gather(rows.tensor())

@@ -16,7 +16,8 @@ from rich.console import Console
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.data.datasets import resolve_tasks
 from pineco.evals.data.tasks import load_tasks
-from pineco.evals.models.encoder import Encoder, load_encoder
+from pineco.evals.models.load import load_model
+from pineco.evals.models.model import Model
 from pineco.evals.report.write import read_reports, report_scalars, write_report, write_run_report
 from pineco.evals.results.averages import averages
 from pineco.evals.results.results import EvalReport
@@ -49,17 +50,17 @@ class Evaluator:
         work = _Work(self._run, self._recipe, checkpoint, self._device)
         waiting = Console(stderr=True).status(f"evaluating step {checkpoint.step}: {work.tasks}")
         with waiting, torch.random.fork_rng(devices=[]):
-            report = evaluate(work.encoder, work.data, work.tasks, work.how)
+            report = evaluate(work.model, work.data, work.tasks, work.how)
         self._publish(checkpoint, report)
 
     def measure_group(self, checkpoint: Checkpoint, group: str) -> None:
         """Measures one group of the tasks; who finishes last writes the report, from what all of them kept."""
         work = _Work(self._run, self._recipe, checkpoint, self._device)
         try:
-            evaluate(work.encoder, work.data, task_groups(self._recipe)[group], work.how)
+            evaluate(work.model, work.data, task_groups(self._recipe)[group], work.how)
         except InputError as error:  # none of its tasks has a figure; the report will say so
             logger.error("evaluation of step %d, %s: %s", checkpoint.step, group, error)
-        report = assemble(work.encoder, work.data, work.tasks, work.how)
+        report = assemble(work.model, work.data, work.tasks, work.how)
         if report is not None:
             self._publish(checkpoint, report)
 
@@ -113,8 +114,8 @@ class _Work:
         )
 
     @cached_property
-    def encoder(self) -> Encoder:
-        return load_encoder(str(self._checkpoint.export), device=str(self._device))
+    def model(self) -> Model:
+        return load_model(str(self._checkpoint.export), device=str(self._device))
 
 
 def is_measured(run: Path, recipe: Recipe, checkpoint: Checkpoint) -> bool:

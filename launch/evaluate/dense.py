@@ -16,7 +16,7 @@ from pineco.launch.arguments import check_report_path, positive, positive_number
 
 if TYPE_CHECKING:
     from pineco.evals.data.segmentation import SegmentationSet
-    from pineco.evals.models.patches import DenseEncoder
+    from pineco.evals.models.model import Model
     from pineco.evals.segmentation.encode import Measured
     from pineco.evals.segmentation.report import Baseline, DenseReport
 
@@ -81,23 +81,24 @@ def run(options: argparse.Namespace) -> DenseReport:
     if baseline is not None:
         baseline.check(task=options.task, test_digest=data.test.digest, size=options.size)
 
-    from pineco.evals.models.patches import check_size, load_dense_encoder
+    from pineco.evals.models.load import load_model
+    from pineco.evals.models.model import check_size
 
     if options.task == "incontext" and options.search == "faiss":
         from pineco.evals.segmentation.incontext import import_faiss
 
         import_faiss()
-    encoder = load_dense_encoder(options.model, device=options.device, precision=options.precision)
-    check_size(options.size, encoder.patch_size)
+    model = load_model(options.model, device=options.device, precision=options.precision)
+    check_size(options.size, model.patch_size)
     started = time.monotonic()
-    measured, settings, seeds = _measure(encoder, data, options)
-    report = _report(encoder, data, options, measured, settings, seeds, baseline, time.monotonic() - started)
+    measured, settings, seeds = _measure(model, data, options)
+    report = _report(model, data, options, measured, settings, seeds, baseline, time.monotonic() - started)
     _write(options.out, report, measured, data)
     return report
 
 
 def _measure(
-    encoder: DenseEncoder, data: SegmentationSet, options: argparse.Namespace
+    model: Model, data: SegmentationSet, options: argparse.Namespace
 ) -> tuple[Measured, dict[str, Any], tuple[int, ...]]:
     """(what was measured, the settings of the task, the seeds that were run)."""
     from pineco.data_pipeline.progress import Bars
@@ -120,18 +121,18 @@ def _measure(
                 batch_norm=options.batch_norm,
                 cache_bytes=int(options.cache_gib * 2**30),
             )
-            return evaluate_linear(encoder, data, probe, how, seeds=seeds, show=show), asdict(probe), seeds
+            return evaluate_linear(model, data, probe, how, seeds=seeds, show=show), asdict(probe), seeds
 
         from pineco.evals.segmentation.incontext import InContext, evaluate_incontext, is_seeded
 
         context = InContext(memory_size=options.memory, neighbours=options.neighbours, search=options.search)
-        if not is_seeded(context, data.train.images, (options.size // encoder.patch_size) ** 2):
+        if not is_seeded(context, data.train.images, (options.size // model.patch_size) ** 2):
             seeds = (0,)  # the memory holds every patch, so every run would be the same
-        return evaluate_incontext(encoder, data, context, how, seeds=seeds, show=show), asdict(context), seeds
+        return evaluate_incontext(model, data, context, how, seeds=seeds, show=show), asdict(context), seeds
 
 
 def _report(
-    encoder: DenseEncoder,
+    encoder: Model,
     data: SegmentationSet,
     options: argparse.Namespace,
     measured: Measured,

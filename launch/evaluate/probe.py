@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pineco.data_pipeline.errors import InputError
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from pineco.data_pipeline.progress import Bars
     from pineco.evals.data.cifar10h_counts import People
     from pineco.evals.data.datasets import Example, Folder, Problems
+    from pineco.evals.models.model import Model
 
 SCHEMA, SCHEMA_VERSION = "pineco.probe", 1
 
@@ -131,16 +130,17 @@ def _open(root: str, counts: str | None) -> _Set:
     return _Set(folder.root, lambda problems: read_examples(folder, problems), folder, people)
 
 
-def encode(model: str, data: _Set, options: argparse.Namespace, bars: Bars) -> Encoded:
+def encode(address: str, data: _Set, options: argparse.Namespace, bars: Bars) -> Encoded:
     """One pass of all images; InputError where any cannot be used, and for a model that cannot be loaded."""
     import torch
 
     from pineco.evals.batching import Rows, ahead
     from pineco.evals.data.datasets import BadSampleError, Problems, decode
     from pineco.evals.models.block_features import BlockFeatures
+    from pineco.evals.models.load import load_model
 
-    encoder, module = _load(model, options)
-    layers = BlockFeatures(module, encoder.name, options.layers) if options.layers else None
+    model = load_model(address, device=options.device, precision=options.precision)
+    layers = BlockFeatures(model.module, model.name, options.layers) if options.layers else None
     problems, rows, digest = Problems(), Rows(), hashlib.sha256()
 
     def read() -> Iterator[Example]:
@@ -150,7 +150,7 @@ def encode(model: str, data: _Set, options: argparse.Namespace, bars: Bars) -> E
 
     def load(example: Example) -> Tensor | BadSampleError:
         try:
-            return encoder.preprocess(decode(example))
+            return model.preprocess(decode(example))
         except BadSampleError as error:
             return error
 
@@ -160,48 +160,24 @@ def encode(model: str, data: _Set, options: argparse.Namespace, bars: Bars) -> E
         for error in (one for one in batch if isinstance(one, BadSampleError)):
             problems.add(error)
         if not problems:  # else no figure will come of it, and the rest is only decoded
-            rows.append(encoder.encode_images(torch.stack(good)))
+            rows.append(model.embed(torch.stack(good)))
         done, bad = done + len(batch), bad + len(batch) - len(good)
-        bars(encoder.name, done, None)
+        bars(model.name, done, None)
     problems.check(data.root, done + len(problems) - bad)
     blocks = [block.tensor().numpy() for block in layers.rows] if layers else []
-    texts = None if data.people is None else _texts(encoder, data.folder)
-    return Encoded(encoder.name, encoder.identity, rows.tensor().numpy(), blocks, texts, digest.hexdigest())
+    texts = None if data.people is None else _texts(model, data.folder)
+    return Encoded(model.name, model.identity, rows.tensor().numpy(), blocks, texts, digest.hexdigest())
 
 
-def _load(model: str, options: argparse.Namespace) -> tuple[Any, Any]:
-    """(encoder of images, its module): `pineco.evals.models.encoder`'s models, and timm's export directories."""
-    import torch
-    import torch.nn.functional as F
-    from timm.data import create_transform, resolve_model_data_config
-
-    from pineco.evals.models.encoder import CONFIG_FILE, check_device, load_encoder
-    from pineco.evals.models.vision import TIMM_CONFIG_FILE, load_vision
-
-    if (Path(model) / CONFIG_FILE).is_file() or not (Path(model) / TIMM_CONFIG_FILE).is_file():
-        encoder: Any = load_encoder(model, device=options.device, precision=options.precision)
-        return encoder, encoder._module
-    vision, device = load_vision(model), check_device(options.device)
-
-    def encode_images(images: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            return F.normalize(vision.embed(images.to(device)).float(), dim=-1).cpu()
-
-    module = vision.module.to(device)
-    calls = {"preprocess": create_transform(**resolve_model_data_config(vision.module), is_training=False)}
-    return SimpleNamespace(name=vision.name, identity=vision.identity, encode_images=encode_images, **calls), module
-
-
-def _texts(encoder: Any, folder: Any) -> np.ndarray | None:
+def _texts(model: Model, folder: Any) -> np.ndarray | None:
     """(C, D) embeddings of the classes by their prompts; None for a model without a text tower."""
-    from pineco.evals.models.timm_images import TimmEncoder
     from pineco.evals.ranks import Ranks
     from pineco.evals.zeroshot.texts import TextCache, encode_classes
 
-    if isinstance(encoder, TimmEncoder) or not hasattr(encoder, "encode_texts"):
+    if "text" not in model.capabilities:
         return None
     sets, silent = {"": folder.class_prompts()}, lambda done, of: None
-    found = encode_classes(encoder, sets, batch_size=64, cache=TextCache(None), ranks=Ranks(), progress=silent)
+    found = encode_classes(model, sets, batch_size=64, cache=TextCache(None), ranks=Ranks(), progress=silent)
     return found[""].numpy()
 
 
@@ -209,7 +185,7 @@ def compare(found: Sequence[Encoded], labels: Sequence[str], data: _Set, options
     """The report, without its time."""
     import numpy as np
 
-    from pineco.evals.models.encoder import check_device
+    from pineco.evals.models.load import check_device
     from pineco.evals.representation.similarity import cka_matrix, layer_cka, rsa_matrix
     from pineco.evals.results.provenance import commit, hardware, versions
 

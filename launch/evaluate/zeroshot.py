@@ -76,14 +76,14 @@ def run(options: argparse.Namespace) -> EvalReport:
         make_folder(folder, options.out)
 
     from pineco.data_pipeline.progress import Bars
-    from pineco.evals.models.encoder import load_encoder
+    from pineco.evals.models.load import load_model
     from pineco.evals.ranks import ranks_of_environment
     from pineco.evals.report.write import terminal_table, write_report
     from pineco.evals.zeroshot.suite import How, evaluate
 
     with ranks_of_environment() as ranks:
         device = options.device if options.device != "cuda" or ranks.world == 1 else f"cuda:{ranks.local}"
-        encoder = load_encoder(options.model, device=device, precision=options.precision)
+        model = load_model(options.model, device=device, precision=options.precision)
         how = How(
             batch_size=options.batch_size,
             workers=options.workers,
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> EvalReport:
             ranks=ranks,
         )
         with Bars(show=ranks.leads) as bars:
-            report = evaluate(encoder, options.data, options.tasks, how, progress=bars)
+            report = evaluate(model, options.data, options.tasks, how, progress=bars)
         if ranks.leads:
             from rich.console import Console
 

@@ -26,7 +26,7 @@ import torch
 
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.data.datasets import open_folder
-from pineco.evals.models.encoder import WEIGHTS_FILE
+from pineco.evals.models.open_clip_model import WEIGHTS_FILE
 from pineco.evals.results.provenance import commit, hardware, versions
 from tests.bench.data.figures import Demand, Figure
 from tests.bench.eval_cuts import Cut, cut_sets

@@ -38,9 +38,12 @@ class ColourEncoder:
         pixels = torch.tensor(list(image.resize((1, 1)).getpixel((0, 0))), dtype=torch.float32)
         return pixels[:, None, None] / 255
 
-    def encode_images(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         self.image_batches.append(len(images))
         return F.normalize(images.flatten(1), dim=1)
+
+    def tokenizer(self, texts: list[str]) -> list[str]:
+        return texts
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         self.texts += texts

@@ -67,7 +67,7 @@ def small_set(root: Path, train: int = 7, test: int = 5) -> Path:
 
 
 class ColourPatches:
-    """DenseEncoder whose features are the mean colours of patches."""
+    """A model whose tokens are the mean colours of patches."""
 
     name, identity, device, precision, width = "colours", "none", torch.device("cpu"), "fp32", 3
 
@@ -75,11 +75,11 @@ class ColourPatches:
         self.patch_size = patch_size
         self.batches: list[int] = []
 
-    def preprocess(self, image: Image.Image, size: int) -> Tensor:
+    def squash(self, image: Image.Image, size: int) -> Tensor:
         pixels = np.array(image.resize((size, size), Image.Resampling.NEAREST))
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 128 - 1
 
-    def encode_patches(self, images: Tensor) -> Tensor:
+    def tokens(self, images: Tensor) -> Tensor:
         self.batches.append(len(images))
         return torch.nn.functional.avg_pool2d(images, self.patch_size).permute(0, 2, 3, 1)
 

@@ -222,7 +222,7 @@ def test_gradients_reach_the_images(model: PerceptualModel) -> None:
     assert pixels.grad is not None
     assert pixels.grad.abs().sum() > 0
     assert not model.encode(pixels).requires_grad
-    assert all(not p.requires_grad for m in model._members for p in m.vision.module.parameters())
+    assert all(not p.requires_grad for m in model._members for p in m.model.module.parameters())
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_unknown_features_are_refused(tmp_path: Path) -> None:
         ({"members": [{"folder": "/etc", "features": "cls"}]}, "must be relative and stay inside"),
         ({"members": [{"folder": ".", "features": "pixels"}]}, "features 'pixels' are none of"),
         ({"members": [{"folder": "."}]}, "KeyError: 'features'"),
-        ({"members": [{"folder": "9", "features": "cls"}]}, "neither timm:NAME"),
+        ({"members": [{"folder": "9", "features": "cls"}]}, "neither a directory, timm:NAME"),
         ({"image_size": "big"}, "'big' is no whole number"),
         ({"mean_centre": "no"}, "mean_centre is no truth value"),
         ({"head": {"hidden": 8, "width": 64}}, r"head\.safetensors: no head"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.data.segmentation import open_segmentation, read_examples
-from pineco.evals.models.patches import load_dense_encoder
+from pineco.evals.models.load import load_model
 from pineco.evals.segmentation import incontext as incontext_segmentation
 from pineco.evals.segmentation.encode import How
 from pineco.evals.segmentation.incontext import (
@@ -43,7 +43,7 @@ class FixedFeatures(ColourPatches):
         super().__init__(patch_size)
         self.features = features
 
-    def encode_patches(self, images: Tensor) -> Tensor:
+    def tokens(self, images: Tensor) -> Tensor:
         return self.features[((images[:, 0, 0, 0] + 1) * 128).round().long()]
 
 
@@ -244,7 +244,7 @@ def test_bad_masks_are_counted_and_no_figure_is_given(tmp_path: Path) -> None:
 def test_real_images() -> None:
     """On CamVid, patches of random weights tell sky from road: a shift or a swapped axis would take that away."""
     data = open_segmentation(camvid())
-    encoder = load_dense_encoder("timm:test_vit")
+    encoder = load_model("timm:test_vit")
     [run] = evaluate_incontext(encoder, data, InContext(memory_size=4000), How(size=96, threads=2)).runs
     found = metrics(run)
     assert run.hits.shape == (233, 11)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.batching import allocate
 from pineco.evals.data.segmentation import open_segmentation
-from pineco.evals.models.patches import load_dense_encoder
+from pineco.evals.models.load import load_model
 from pineco.evals.segmentation.encode import How
 from pineco.evals.segmentation.linear import (
     Head,
@@ -158,7 +158,7 @@ def test_real_images() -> None:
     """On CamVid a linear layer on random patches finds sky and road; a shift or a swapped axis would take that away."""
     data = open_segmentation(camvid())
     settings = LinearProbe(epochs=4, drop_at=3, batch_size=16, learning_rate=0.1, mask_size=48, batch_norm=True)
-    [run] = evaluate_linear(load_dense_encoder("timm:test_vit"), data, settings, How(size=96, threads=2)).runs
+    [run] = evaluate_linear(load_model("timm:test_vit"), data, settings, How(size=96, threads=2)).runs
     found = metrics(run)
     assert run.hits.shape == (233, 11)
     assert 0.10 < found["miou"] < 0.40

@@ -18,7 +18,7 @@ from rich.console import Console
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.batching import Rows, ahead
 from pineco.evals.data.samples import Example, digest
-from pineco.evals.models.encoder import load_encoder
+from pineco.evals.models.load import load_model
 from pineco.evals.ranks import Ranks
 from pineco.evals.report.write import read_reports, terminal_table, write_report, write_run_report
 from pineco.evals.zeroshot import texts
@@ -79,7 +79,7 @@ def noise_sets(write_folder: Callable[..., Path], picture: Callable[..., bytes])
 
 def test_figures_do_not_depend_on_batches_or_threads(noise_sets: Path, export_dir: Path) -> None:
     """The same checkpoint would score differently on a smaller GPU or a busier machine."""
-    encoder = load_encoder(str(export_dir))
+    encoder = load_model(str(export_dir))
     reports = [
         evaluate(encoder, noise_sets, ["noise", "noise_pairs"], How(batch_size=batch_size, workers=workers))
         for batch_size, workers in ((1, 1), (7, 3), (256, 2))
@@ -111,7 +111,7 @@ def test_a_bad_image_ends_the_run_by_name(
 
 def test_a_diverged_model_is_refused(colour_set: Path, colour_encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN features would be reported as a perfect score."""
-    monkeypatch.setattr(colour_encoder, "encode_images", lambda images: torch.full((len(images), 3), torch.nan))
+    monkeypatch.setattr(colour_encoder, "embed", lambda images: torch.full((len(images), 3), torch.nan))
     with pytest.raises(InputError, match="diverged"):
         evaluate(colour_encoder, colour_set.parent, "colours")
 
@@ -158,7 +158,7 @@ def test_rows_come_back_in_order_across_blocks(monkeypatch: pytest.MonkeyPatch) 
 
 def _measure_as(ranks: RankInfo, export: Path, data: Path, parts: Path | None) -> dict[str, object]:
     how = How(batch_size=4, workers=1, ranks=Ranks(ranks.rank, ranks.world), parts=parts)
-    report = evaluate(load_encoder(str(export)), data, "noise,noise_pairs", how)
+    report = evaluate(load_model(str(export)), data, "noise,noise_pairs", how)
     return {result.task: (result.metrics, result.intervals, result.data) for result in report.results}
 
 
@@ -171,7 +171,7 @@ def test_ranks_share_the_work_exactly(noise_sets: Path, export_dir: Path, tmp_pa
 def _measure_bad(ranks: RankInfo, export: Path, data: Path) -> str:
     how = How(batch_size=2, workers=1, ranks=Ranks(ranks.rank, ranks.world))
     try:
-        evaluate(load_encoder(str(export)), data, "bad", how)
+        evaluate(load_model(str(export)), data, "bad", how)
     except InputError as error:
         return str(error)
     return "measured"
@@ -211,7 +211,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(colour_set: Path, pairs: Path, c
     expected = evaluate(colour_encoder, colour_set.parent, tasks, How(batch_size=2, parts=whole))
     for point in range(1, 15):  # every call of the model, in turn
         encoder, parts = type(colour_encoder)(), tmp_path / f"cut_{point}"
-        encode_images, encode_texts, calls = encoder.encode_images, encoder.encode_texts, 0
+        embed, encode_texts, calls = encoder.embed, encoder.encode_texts, 0
 
         def dies(method: Callable[..., torch.Tensor], argument: object, point: int = point) -> torch.Tensor:
             nonlocal calls
@@ -220,7 +220,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(colour_set: Path, pairs: Path, c
                 raise Killed
             return method(argument)
 
-        encoder.encode_images = lambda images, method=encode_images: dies(method, images)
+        encoder.embed = lambda images, method=embed: dies(method, images)
         encoder.encode_texts = lambda texts, method=encode_texts: dies(method, texts)
         try:
             evaluate(encoder, colour_set.parent, tasks, How(batch_size=2, parts=parts))

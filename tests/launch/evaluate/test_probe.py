@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pineco.evals.models.encoder import load_encoder
+from pineco.evals.models.load import load_model
 from pineco.evals.representation.picture import draw
 from pineco.evals.representation.similarity import linear_cka, rsa
 from pineco.launch.evaluate.probe import short_names
@@ -108,8 +108,8 @@ def test_compares_models_of_every_kind(
     images = [Image.open(data.parent / f"{n}.png").convert("RGB") for n in range(12) if save(data.parent, n)]
     features = []
     for model in (export_dir, moved):
-        encoder = load_encoder(str(model))
-        features.append(encoder.encode_images(torch.stack([encoder.preprocess(one) for one in images])).numpy())
+        encoder = load_model(str(model))
+        features.append(encoder.embed(torch.stack([encoder.preprocess(one) for one in images])).numpy())
     assert report["cka"]["values"][0][1] == pytest.approx(linear_cka(*features), abs=1e-4)
     assert report["cka_biased"]["values"][1][0] == pytest.approx(linear_cka(*features, debiased=False), abs=1e-4)
     assert report["rsa"]["values"][0][1] == pytest.approx(rsa(*features), abs=1e-2)

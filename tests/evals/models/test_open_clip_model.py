@@ -1,4 +1,4 @@
-"""Encoders over open_clip: the same features as stock open_clip, and nothing unsafe on the way."""
+"""Models of open_clip: the same features as stock open_clip, and nothing unsafe on the way."""
 
 import hashlib
 import json
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pineco.data_pipeline.errors import InputError
-from pineco.evals.models.encoder import load_encoder
+from pineco.evals.models.load import load_model
+from pineco.evals.models.model import Model
 
 TEXTS = ["a photo of a cat", "ein Hund, zwei Hunde!", "a photo of a dog"]
 
@@ -24,36 +25,40 @@ def photos() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for h, w in ((40, 60), (32, 32), (90, 33))]
 
 
+def read(model: Model) -> torch.Tensor:
+    return model.encode_texts(model.tokenizer(TEXTS))
+
+
 @pytest.mark.parametrize("prefix", ["", "local-dir:"])
 def test_features_equal_stock_open_clip(prefix: str, export_dir: Path) -> None:
     """Our figures of a model would differ from those that anybody else measures."""
-    encoder = load_encoder(f"{prefix}{export_dir}")
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{export_dir}")
+    model = load_model(f"{prefix}{export_dir}")
+    stock, _, transform = open_clip.create_model_and_transforms(f"local-dir:{export_dir}")
     tokens = open_clip.get_tokenizer(f"local-dir:{export_dir}")(TEXTS)
     images = torch.stack([transform(photo) for photo in photos()])
     with torch.no_grad():
-        expected_images = F.normalize(model.eval().encode_image(images), dim=-1)
-        expected_texts = F.normalize(model.encode_text(tokens), dim=-1)
-    found = torch.stack([encoder.preprocess(photo) for photo in photos()])
+        expected_images = F.normalize(stock.eval().encode_image(images), dim=-1)
+        expected_texts = F.normalize(stock.encode_text(tokens), dim=-1)
+    found = torch.stack([model.preprocess(photo) for photo in photos()])
     assert torch.equal(found, images)
-    assert torch.equal(encoder.encode_images(found), expected_images)
+    assert torch.equal(model.embed(found), expected_images)
     # without the padding that no text sees, sums are of fewer terms: the last bits of float32 differ
-    assert torch.allclose(encoder.encode_texts(TEXTS), expected_texts, rtol=0, atol=1e-6)
+    assert torch.allclose(read(model), expected_texts, rtol=0, atol=1e-6)
 
 
 def test_identity_is_the_hash_of_the_weights(export_dir: Path) -> None:
     """Two reports could not be told to be about the same weights."""
     weights = (export_dir / "open_clip_model.safetensors").read_bytes()
-    encoder = load_encoder(str(export_dir))
-    assert encoder.identity == f"sha256:{hashlib.sha256(weights).hexdigest()}"
-    assert encoder.name == str(export_dir)
+    model = load_model(str(export_dir))
+    assert model.identity == f"sha256:{hashlib.sha256(weights).hexdigest()}"
+    assert model.name == str(export_dir)
 
 
 def test_bf16_gives_float32_of_unit_length(export_dir: Path) -> None:
     """Features rounded to bf16 have lengths off by up to 0.4 %, which reorders near neighbours."""
-    full, half = load_encoder(str(export_dir)), load_encoder(str(export_dir), precision="bf16")
+    full, half = load_model(str(export_dir)), load_model(str(export_dir), precision="bf16")
     images = torch.stack([full.preprocess(photo) for photo in photos()])
-    exact, rounded = full.encode_images(images), half.encode_images(images)
+    exact, rounded = full.embed(images), half.embed(images)
     assert rounded.dtype == torch.float32
     assert not torch.equal(exact, rounded)
     torch.testing.assert_close(rounded.norm(dim=1), torch.ones(3), rtol=0, atol=1e-6)
@@ -71,11 +76,11 @@ def test_random_weights_say_so_and_are_always_the_same(caplog: pytest.LogCapture
     """A chance-level baseline would pass for a trained model, differ from run to run, or reseed training."""
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    first = load_encoder("tiny")
+    first = load_model("tiny")
     assert torch.equal(before, torch.get_rng_state())
     torch.rand(7)
-    second = load_encoder("tiny")
-    assert torch.equal(first.encode_texts(TEXTS), second.encode_texts(TEXTS))
+    second = load_model("tiny")
+    assert torch.equal(read(first), read(second))
     assert first.name == "tiny (random weights)"
     assert first.identity == "open_clip:tiny:random-seed-0"
     assert "RANDOM" in caplog.text
@@ -85,9 +90,9 @@ def test_random_weights_say_so_and_are_always_the_same(caplog: pytest.LogCapture
 def test_a_local_weights_file_can_be_named(export_dir: Path) -> None:
     """Weights could be measured only after wrapping them in a directory."""
     path = export_dir / "open_clip_model.safetensors"
-    encoder = load_encoder(f"tiny:{path}")
-    assert encoder.identity == load_encoder(str(export_dir)).identity
-    assert torch.equal(encoder.encode_texts(TEXTS), load_encoder(str(export_dir)).encode_texts(TEXTS))
+    model = load_model(f"tiny:{path}")
+    assert model.identity == load_model(str(export_dir)).identity
+    assert torch.equal(read(model), read(load_model(str(export_dir))))
 
 
 class Bomb:
@@ -101,7 +106,7 @@ def test_pickled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol=2))
     with pytest.raises(InputError, match="cannot load it"):
-        load_encoder(f"tiny:{tmp_path / 'evil.pt'}")
+        load_model(f"tiny:{tmp_path / 'evil.pt'}")
     assert not (tmp_path / "bomb-went-off").exists()
 
 
@@ -112,7 +117,7 @@ def test_an_incomplete_export_is_named(missing: str, export_dir: Path, tmp_path:
     shutil.copytree(export_dir, folder)
     (folder / missing).unlink()
     with pytest.raises(InputError, match=f"holds no {missing}"):
-        load_encoder(str(folder))
+        load_model(str(folder))
 
 
 @pytest.mark.parametrize("named", ["run", "run/checkpoints", "run/checkpoints/step_00000020"])
@@ -122,7 +127,7 @@ def test_a_run_directory_names_the_exports_below_it(named: str, tmp_path: Path) 
     for step in ("step_00000010", "step_00000020"):
         (tmp_path / "run" / "checkpoints" / step / "export").mkdir(parents=True)
     with pytest.raises(InputError, match=f"name an export below it, such as {tmp_path / export}$"):
-        load_encoder(str(tmp_path / named))
+        load_model(str(tmp_path / named))
 
 
 @pytest.mark.parametrize("damage", ["config", "width", "weights"])
@@ -138,7 +143,7 @@ def test_a_damaged_export_is_one_line(damage: str, export_dir: Path, tmp_path: P
     else:
         (folder / "open_clip_model.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(InputError, match="export: open_clip cannot load it") as caught:
-        load_encoder(str(folder))
+        load_model(str(folder))
     assert "\n" not in str(caught.value)
 
 
@@ -153,11 +158,11 @@ def test_a_damaged_export_is_one_line(damage: str, export_dir: Path, tmp_path: P
 def test_an_unknown_model_is_named(model: str, message: str) -> None:
     """A typing error would be measured as random weights, or end in a traceback."""
     with pytest.raises(InputError, match=message):
-        load_encoder(model)
+        load_model(model)
 
 
 @pytest.mark.parametrize(("device", "message"), [("gpu", "no such kind of device"), ("cuda:63", "CUDA devices")])
 def test_an_unknown_device_is_named(device: str, message: str) -> None:
     """The run would end in a traceback after minutes of loading."""
     with pytest.raises(InputError, match=message):
-        load_encoder("ViT-B-32", device=device)
+        load_model("ViT-B-32", device=device)

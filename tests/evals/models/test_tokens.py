@@ -1,4 +1,4 @@
-"""Encoders of patches: which tokens they give, at any size of images, and what they refuse."""
+"""Patch tokens: which ones models give, at any size of images, and what they refuse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from timm.layers import resample_abs_pos_embed
 from torchvision import transforms
 
 from pineco.data_pipeline.errors import InputError
-from pineco.evals.models.patches import check_size, load_dense_encoder
+from pineco.evals.models.load import load_model
+from pineco.evals.models.model import check_size
 
 NAME = "test_vit"  # timm's smallest
 
@@ -45,7 +46,7 @@ def test_tokens_are_those_of_stock_timm_at_any_size(size: int, registers: int, w
         tensors["reg_token"] = torch.randn(1, registers, 64, generator=torch.Generator().manual_seed(4))
         tensors["pos_embed"] = tensors["pos_embed"][:, 1:].contiguous()
         save_file(tensors, export / "model.safetensors")
-    encoder = load_dense_encoder(str(export))
+    encoder = load_model(str(export))
     embedded = 0 if registers else 1
     tensors["pos_embed"] = resample_abs_pos_embed(tensors["pos_embed"], [size // 16] * 2, num_prefix_tokens=embedded)
     stock = timm.create_model(NAME, img_size=size, num_classes=0, **options).eval()
@@ -55,7 +56,7 @@ def test_tokens_are_those_of_stock_timm_at_any_size(size: int, registers: int, w
             pixels(size), indices=1, norm=True, intermediates_only=True, return_prefix_tokens=True
         )
     assert prefix.shape[1] == 1 + registers
-    found = encoder.encode_patches(pixels(size))
+    found = encoder.tokens(pixels(size))
     assert found.shape == (2, size // 16, size // 16, 64)
     assert torch.allclose(found, expected.permute(0, 2, 3, 1), atol=1e-5)
     assert encoder.identity.startswith("sha256:")
@@ -63,31 +64,31 @@ def test_tokens_are_those_of_stock_timm_at_any_size(size: int, registers: int, w
 
 def test_dinov2_with_registers_at_a_small_size() -> None:
     """NeCo's own backbone could not be measured, at any size but 518 pixels."""
-    encoder = load_dense_encoder("timm:vit_small_patch14_reg4_dinov2")
+    encoder = load_model("timm:vit_small_patch14_reg4_dinov2")
     assert (encoder.patch_size, encoder.width) == (14, 384)
-    assert encoder.encode_patches(pixels(56, batch=1)).shape == (1, 4, 4, 384)
+    assert encoder.tokens(pixels(56, batch=1)).shape == (1, 4, 4, 384)
 
 
 def test_a_patch_is_where_it_is_in_the_image(weights: Path) -> None:
     """Rows and columns of patches would be swapped: every mask would be mirrored on its diagonal."""
-    encoder = load_dense_encoder(f"timm:{NAME}:{weights}")
+    encoder = load_model(f"timm:{NAME}:{weights}")
     images = torch.zeros(1, 3, 96, 64)
     changed = images.clone()
     patch = encoder.patch_size
     changed[0, :, 4 * patch : 5 * patch, patch : 2 * patch] = 3
-    moved = (encoder.encode_patches(changed) - encoder.encode_patches(images)).norm(dim=-1)[0]
+    moved = (encoder.tokens(changed) - encoder.tokens(images)).norm(dim=-1)[0]
     assert moved.shape == (96 // patch, 64 // patch)
     assert divmod(int(moved.argmax()), moved.shape[1]) == (4, 1)
 
 
 def test_an_image_is_squashed_and_normalised_as_the_model_wants(weights: Path) -> None:
     """Features would be of images that the model was not made for."""
-    encoder = load_dense_encoder(f"timm:{NAME}:{weights}")
+    encoder = load_model(f"timm:{NAME}:{weights}")
     photo = Image.effect_noise((90, 60), 80).convert("RGB")
     mean, std = (timm.create_model(NAME).pretrained_cfg[name] for name in ("mean", "std"))
     resize = transforms.Resize((64, 64), transforms.InterpolationMode.BICUBIC)
     expected = transforms.Compose([resize, transforms.ToTensor(), transforms.Normalize(mean, std)])(photo)
-    assert torch.allclose(encoder.preprocess(photo, 64), expected, atol=1e-6)
+    assert torch.allclose(encoder.squash(photo, 64), expected, atol=1e-6)
 
 
 def _export(folder: Path, weights: Path, **config: object) -> Path:
@@ -102,9 +103,9 @@ def _export(folder: Path, weights: Path, **config: object) -> Path:
 def test_an_export_in_timms_format_is_the_same_model(weights: Path, tmp_path: Path) -> None:
     """What post-pretraining writes would be measured as another network, or with another mean and deviation."""
     export = _export(tmp_path / "export", weights)
-    encoder, other = load_dense_encoder(str(export)), load_dense_encoder(f"timm:{NAME}:{weights}")
-    assert torch.equal(encoder.encode_patches(pixels(64)), other.encode_patches(pixels(64)))
-    black = encoder.preprocess(Image.new("RGB", (8, 8)), 16)
+    encoder, other = load_model(str(export)), load_model(f"timm:{NAME}:{weights}")
+    assert torch.equal(encoder.tokens(pixels(64)), other.tokens(pixels(64)))
+    black = encoder.squash(Image.new("RGB", (8, 8)), 16)
     assert black[:, 0, 0].tolist() == pytest.approx([-0.2, -0.4, -0.6])
     assert encoder.identity.startswith("sha256:")
 
@@ -117,7 +118,7 @@ def test_the_model_arguments_of_an_export_count(weights: Path, tmp_path: Path) -
     save_file(model.state_dict(), export / "model.safetensors")
     with torch.no_grad():
         expected = model.eval().forward_features(pixels(64))[:, model.num_prefix_tokens :]
-    assert torch.allclose(load_dense_encoder(str(export)).encode_patches(pixels(64)).flatten(1, 2), expected, atol=1e-5)
+    assert torch.allclose(load_model(str(export)).tokens(pixels(64)).flatten(1, 2), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [32, 48, 16])
@@ -125,28 +126,28 @@ def test_tokens_of_an_open_clip_export_at_any_size(size: int, export_dir: Path) 
     """Our own runs could be measured at their training size only, or with positions that are off."""
     import open_clip
 
-    encoder = load_dense_encoder(str(export_dir))
+    encoder = load_model(str(export_dir))
     with torch.random.fork_rng():
         stock = open_clip.create_model(f"local-dir:{export_dir}", force_image_size=size).visual.eval()
     with torch.no_grad():
         expected = stock.forward_intermediates(
             pixels(size), indices=1, normalize_intermediates=True, intermediates_only=True
         )["image_intermediates"][0]
-    found = encoder.encode_patches(pixels(size))
+    found = encoder.tokens(pixels(size))
     assert found.shape == (2, size // 8, size // 8, 64)
     assert torch.allclose(found, expected.permute(0, 2, 3, 1), atol=1e-4)
-    assert encoder.preprocess(Image.new("RGB", (9, 5)), 16)[:, 0, 0].tolist() == pytest.approx([-2.5, -4 / 3, -0.75])
+    assert encoder.squash(Image.new("RGB", (9, 5)), 16)[:, 0, 0].tolist() == pytest.approx([-2.5, -4 / 3, -0.75])
 
 
 def test_bf16_is_near_fp32_and_random_weights_are_the_same_everywhere(weights: Path) -> None:
     """The two precisions would be of two models; a baseline would differ from run to run."""
-    one, two = (load_dense_encoder(f"timm:{NAME}:{weights}", precision=p) for p in ("fp32", "bf16"))
-    a, b = one.encode_patches(pixels(64)), two.encode_patches(pixels(64))
+    one, two = (load_model(f"timm:{NAME}:{weights}", precision=p) for p in ("fp32", "bf16"))
+    a, b = one.tokens(pixels(64)), two.tokens(pixels(64))
     assert a.dtype == b.dtype == torch.float32
     assert not torch.equal(a, b)
     assert torch.nn.functional.cosine_similarity(a, b, dim=-1).min() > 0.99
     before = torch.random.get_rng_state()
-    first, second = (load_dense_encoder(f"timm:{NAME}").encode_patches(pixels(32)) for _ in range(2))
+    first, second = (load_model(f"timm:{NAME}").tokens(pixels(32)) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -157,7 +158,7 @@ def test_bf16_is_near_fp32_and_random_weights_are_the_same_everywhere(weights: P
         ("timm:tset_vit", "nearest model is timm:test_vit"),
         ("timm:test_convnext", "it has no patch tokens; use a ViT"),
         ("timm:test_vit:nowhere.safetensors", "no weights file"),
-        ("nowhere", "neither timm:NAME[:WEIGHTS] nor a directory"),
+        ("nowhere", "neither a directory, timm:NAME[:WEIGHTS] nor an open_clip model"),
         ("{folder}/empty", "holds no model.safetensors"),
         ("{folder}/json", "no JSON"),
         ("{folder}/unknown", "its architecture, 'os.system', is none of timm's"),
@@ -178,11 +179,12 @@ def test_what_cannot_be_loaded_is_one_line(model: str, message: str, weights: Pa
     (_export(tmp_path / "list", weights) / "config.json").write_text("[1]")
     _export(tmp_path / "arguments", weights, model_args=[1])
     _export(tmp_path / "unfit", weights, architecture="test_vit3")
-    _export(tmp_path / "convnext", weights, architecture="test_convnext")
+    convnext = _export(tmp_path / "convnext", weights, architecture="test_convnext")
+    save_file(timm.create_model("test_convnext", num_classes=0).state_dict(), convnext / "model.safetensors")
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "open_clip_config.json").write_text("{}")
     with pytest.raises(InputError) as caught:
-        load_dense_encoder(model.format(folder=tmp_path))
+        load_model(model.format(folder=tmp_path)).require("tokens")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -191,7 +193,7 @@ def test_what_cannot_be_loaded_is_one_line(model: str, message: str, weights: Pa
 def test_a_device_that_is_not_there_is_refused(device: str, message: str) -> None:
     """It would be a traceback of PyTorch's, after everything was loaded."""
     with pytest.raises(InputError, match=message):
-        load_dense_encoder(f"timm:{NAME}", device=device)
+        load_model(f"timm:{NAME}", device=device)
 
 
 @pytest.mark.parametrize(("size", "near"), [(240, "238 or 252"), (10, "nearest is 14"), (15, "14 or 28")])

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pineco.data_pipeline.errors import InputError
-from pineco.evals.models.encoder import load_encoder
+from pineco.evals.models.load import load_model
 
 NAME = "test_vit"  # timm's smallest
 
@@ -27,7 +27,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_features_are_those_of_stock_timm(weights: Path) -> None:
     """Dense and nearest-neighbour figures would be of another network than the one that was named."""
-    encoder = load_encoder(f"timm:{NAME}:{weights}")
+    encoder = load_model(f"timm:{NAME}:{weights}")
     model = timm.create_model(NAME, checkpoint_path=str(weights)).eval()
     model.reset_classifier(0)
     photo = Image.effect_noise((90, 60), 80).convert("RGB")
@@ -35,7 +35,7 @@ def test_features_are_those_of_stock_timm(weights: Path) -> None:
     assert pixels.shape[1:] == model.pretrained_cfg["input_size"]
     with torch.no_grad():
         expected = torch.nn.functional.normalize(model(pixels), dim=-1)
-    assert torch.equal(encoder.encode_images(pixels), expected)
+    assert torch.equal(encoder.embed(pixels), expected)
     assert encoder.identity.startswith("sha256:")
 
 
@@ -43,8 +43,8 @@ def test_random_weights_are_the_same_everywhere() -> None:
     """A baseline at chance would differ from run to run, or change the random state of the program around it."""
     before = torch.random.get_rng_state()
     pixels = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(1))
-    one, two = (load_encoder(f"timm:{NAME}") for _ in range(2))
-    assert torch.equal(one.encode_images(pixels), two.encode_images(pixels))
+    one, two = (load_model(f"timm:{NAME}") for _ in range(2))
+    assert torch.equal(one.embed(pixels), two.embed(pixels))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert "random" in one.identity
 
@@ -62,12 +62,14 @@ def test_what_cannot_be_loaded_is_one_line(model: str, message: str, weights: Pa
     """A typing error would end in a traceback, or in random weights."""
     weights.with_suffix(".pth").write_bytes(b"anything")
     with pytest.raises(InputError) as caught:
-        load_encoder(model.format(folder=weights.parent))
+        load_model(model.format(folder=weights.parent))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_zero_shot_needs_a_text_tower() -> None:
     """Chance figures would be reported for a model that cannot read."""
-    with pytest.raises(InputError, match="has no text tower"):
-        load_encoder(f"timm:{NAME}").encode_texts(["a dog"])
+    model = load_model(f"timm:{NAME}")
+    for read in (lambda: model.tokenizer(["a dog"]), lambda: model.encode_texts(torch.zeros(1, 77, dtype=torch.long))):
+        with pytest.raises(InputError, match=f"timm:{NAME} .*has no text tower"):
+            read()
