@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from pineco.evals.report.formats import compact, nice_ticks
 from pineco.evals.results.over_training import Curve
 
 WIDTH, LEFT, TOP, BOTTOM = 1000, 64, 66, 58  # pixels; LEFT, TOP and BOTTOM are margins of the plot
@@ -79,23 +79,6 @@ def draw_curves(curves: Sequence[Curve], *, title: str, x_label: str) -> str:
         parts += _legend_entry(frame, curve, colour, _marker(number), TOP + 8 + ROW * number)
     parts += _legend_head()
     return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def nice_ticks(largest: float, most: int) -> list[float]:
-    """0, step, ... up to the first multiple of a 1-2-5 step that reaches `largest`, at most `most` steps."""
-    if largest <= 0:
-        return [0.0, 1.0]
-    power = 10 ** math.floor(math.log10(largest / most))
-    step = next(f * power for f in (1, 2, 5, 10, 20) if math.ceil(largest / (f * power) - 1e-9) <= most)
-    return [step * i for i in range(math.ceil(largest / step - 1e-9) + 1)]
-
-
-def compact(number: float) -> str:
-    """1500000 -> "1.5M": short enough for a tick label."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.4g}{letter}"
-    return f"{number:.4g}"
 
 
 def _axes(frame: _Frame, x_label: str) -> list[str]:

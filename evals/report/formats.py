@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pineco.evals.results.results import EvalReport, EvalResult, Interval
 
 NONE = "-"  # there is no figure
@@ -48,6 +50,23 @@ def seconds(number: float) -> str:
     minutes, rest = divmod(round(number), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def nice_ticks(largest: float, most: int) -> list[float]:
+    """0, step, ... up to the first multiple of a 1-2-5 step that reaches `largest`, at most `most` steps."""
+    if largest <= 0:
+        return [0.0, 1.0]
+    power = 10 ** math.floor(math.log10(largest / most))
+    step = next(f * power for f in (1, 2, 5, 10, 20) if math.ceil(largest / (f * power) - 1e-9) <= most)
+    return [step * i for i in range(math.ceil(largest / step - 1e-9) + 1)]
+
+
+def compact(number: float) -> str:
+    """1500000 -> "1.5M": short enough for a tick label."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.4g}{letter}"
+    return f"{number:.4g}"
 
 
 def origin(report: EvalReport) -> dict[str, str]:

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pineco.evals.report.curve import nice_ticks
-from pineco.evals.report.formats import percent
+from pineco.evals.report.formats import nice_ticks, percent
 from pineco.evals.report.page.html import Html, tag
 from pineco.evals.triplets.choices import CHANCE, Figure, ShareBin
 

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.report import write as report
-from pineco.evals.report.curve import compact, draw_curves, nice_ticks
+from pineco.evals.report.curve import draw_curves
+from pineco.evals.report.formats import compact, nice_ticks
 from pineco.evals.report.markdown import results_table
 from pineco.evals.results.averages import averages
 from pineco.evals.results.over_training import Curve, history
