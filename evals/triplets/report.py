@@ -14,6 +14,7 @@ import numpy as np
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.report.formats import interval, percent, point_interval, points, seconds
 from pineco.evals.report.markdown import escape, join, table
+from pineco.evals.report.plots import Agreement, JudgedSplit
 from pineco.evals.triplets.choices import CHANCE, OF_PEOPLE, Choices, Figure, ShareBin
 
 if TYPE_CHECKING:
@@ -183,6 +184,16 @@ def markdown(report: TripletReport, picture: str) -> str:
             f"## Origin\n\n{table(('', ''), _origin(report).items(), left=2)}",
         ]
     )
+
+
+def judged(
+    number: int, model: str, split: str, figures: Mapping[str, Figure], by_share: Sequence[ShareBin]
+) -> JudgedSplit:
+    """One model on one split, as `pineco.evals.report.plots.draw_triplets` shows it."""
+    limits = {name: figures[name].value if name in figures else None for name in OF_PEOPLE}
+    shares = tuple(Agreement(one.share, one.agreement.value, one.agreement.interval) for one in by_share)
+    two_afc = figures["two_afc"]
+    return JudgedSplit(number, model, split, two_afc.value, two_afc.interval, by_share=shares, **limits)
 
 
 def _split(name: str, split: SplitReport, report: TripletReport) -> str:

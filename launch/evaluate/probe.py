@@ -96,10 +96,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"{data.root}: its images changed while they were read; start again")
         report = compare(found, short_names(models), data, options)
     report["seconds"] = round(time.monotonic() - started, 1)
-    from pineco.evals.representation.picture import draw
+    from pineco.evals.report.plots import draw_probe, write_png
     from pineco.evals.representation.report import markdown
 
-    draw(report).save(path.with_suffix(".png"))
+    write_png(path.with_suffix(".png"), draw_probe(report))
     write_text_atomically(path.with_suffix(".md"), markdown(report, path.with_suffix(".png").name))
     write_text_atomically(path, json.dumps(report, indent=2, allow_nan=False) + "\n")  # last: where it is, all is
     return report

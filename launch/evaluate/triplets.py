@@ -191,18 +191,19 @@ def _report(
 def _write(path: Path, report: TripletReport, choices: dict[str, Choices], others: dict[str, Choices]) -> None:
     """The report last: where it is, all is."""
     from pineco.data_pipeline.files import write_text_atomically
-    from pineco.evals.triplets.picture import Shown, draw
-    from pineco.evals.triplets.report import markdown, save_distances
+    from pineco.evals.report.plots import draw_triplets, svg
+    from pineco.evals.triplets.choices import CHANCE
+    from pineco.evals.triplets.report import judged, markdown, save_distances
     from pineco.evals.triplets.scores import by_share, figures
 
     rows = []
     for name, split in report.splits.items():
-        rows.append(Shown(0, report.model, name, split.figures, split.by_share))
+        rows.append(judged(0, report.model, name, split.figures, split.by_share))
         if name in others:
             again = (figures(others[name], seed=_BOOTSTRAP_SEED), by_share(others[name], seed=_BOOTSTRAP_SEED))
-            rows.append(Shown(1, report.baseline or "", name, *again))
-    picture = path.with_suffix(".svg")
-    write_text_atomically(picture, draw(f"{report.model} on {report.data}", rows))
+            rows.append(judged(1, report.baseline or "", name, *again))
+    picture, title = path.with_suffix(".svg"), f"{report.model} on {report.data}"
+    write_text_atomically(picture, svg(draw_triplets(title, rows, chance=CHANCE), title))
     save_distances(path, choices)
     write_text_atomically(path.with_suffix(".md"), markdown(report, picture.name))
     write_text_atomically(path, report.to_json())
