@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.report.formats import interval, percent, point_interval, points, seconds
+from pineco.evals.report.markdown import escape, join, table
 
 if TYPE_CHECKING:
     from pineco.evals.segmentation.miou import Confusions
@@ -137,16 +138,28 @@ def load_counts(report: Path) -> list[Confusions]:
 def markdown(report: DenseReport, picture: str) -> str:
     """picture: name of the picture beside it."""
     title = {"incontext": "In-context segmentation", "linear": "Linear segmentation"}[report.task]
-    lines = [f"# {title}: {_cell(report.model)}", ""]
-    lines += _table(("metric", "value", "95 %", "chance", "spread of seeds"), _figures(report))
-    lines += ["", f"{_seeds(report)} The interval is a bootstrap over test images; chance is the commonest class."]
-    if report.baseline is not None:
-        rows = [(name, points(d[0]), point_interval((d[1], d[2]))) for name, d in report.differences.items()]
-        lines += ["", f"## Against {_cell(report.baseline)}, in points", ""]
-        lines += _table(("metric", "difference", "95 %"), rows)
-    lines += ["", "## Classes", "", *_table(("class", "IoU"), [(n, percent(v)) for n, v in report.class_iou.items()])]
-    lines += ["", f"![test images, truth and prediction]({picture})", "", "## Origin", ""]
-    return "\n".join([*lines, *_table(("", ""), list(_origin(report).items()))]) + "\n"
+    about = f"{_seeds(report)} The interval is a bootstrap over test images; chance is the commonest class."
+    classes = [(name, percent(value)) for name, value in report.class_iou.items()]
+    return join(
+        [
+            f"# {title}: {escape(report.model)}",
+            table(("metric", "value", "95 %", "chance", "spread of seeds"), _figures(report), left=1),
+            about,
+            _differences(report),
+            f"## Classes\n\n{table(('class', 'IoU'), classes, left=1)}",
+            f"![test images, truth and prediction]({picture})",
+            f"## Origin\n\n{table(('', ''), _origin(report).items(), left=2)}",
+        ]
+    )
+
+
+def _differences(report: DenseReport) -> str:
+    """Empty without a baseline."""
+    if report.baseline is None:
+        return ""
+    rows = [(name, points(d[0]), point_interval((d[1], d[2]))) for name, d in report.differences.items()]
+    head = ("metric", "difference", "95 %")
+    return f"## Against {escape(report.baseline)}, in points\n\n{table(head, rows, left=1)}"
 
 
 def _figures(report: DenseReport) -> list[tuple[str, ...]]:
@@ -180,17 +193,3 @@ def _origin(report: DenseReport) -> Mapping[str, str]:
         "versions": ", ".join(f"{name} {number}" for name, number in report.versions.items()),
         "evaluation": seconds(report.seconds),
     }
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    aligned = ["---", *["---:"] * (len(head) - 1)] if head[0] else ["---"] * len(head)
-    return [_row(head), _row(aligned), *(_row([_cell(cell) for cell in row]) for row in rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(text: str) -> str:
-    """Names come from users: nothing of them may end a cell or a line."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
