@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
+from pineco.evals.results.provenance import Measurement
 from pineco.evals.results.results import EvalReport, EvalResult, Interval
 
 NONE = "-"  # there is no figure
@@ -71,16 +74,24 @@ def compact(number: float) -> str:
 
 def origin(report: EvalReport) -> dict[str, str]:
     """Where the numbers of a report come from, by name."""
-    measured = sum(result.seconds for result in report.results)
-    found = {
-        "weights": report.identity,
+    details = {
         "step": "" if report.step is None else f"{report.step:,}",
         "samples seen": "" if report.samples_seen is None else f"{report.samples_seen:,}",
         "tasks asked for": report.selection,
+    }
+    measured = sum(result.seconds for result in report.results)
+    return origin_of(replace(report, seconds=report.seconds or measured), details)
+
+
+def origin_of(report: Measurement, details: Mapping[str, str]) -> dict[str, str]:
+    """Where the numbers of any report come from, by name; `details` follow the weights. Empty texts are left out."""
+    found = {
+        "weights": report.identity,
+        **details,
         "precision": report.precision,
         "commit": report.commit or "unknown",
         "hardware": report.hardware,
         "versions": ", ".join(f"{name} {number}" for name, number in report.versions.items()),
-        "evaluation": seconds(report.seconds or measured),
+        "evaluation": seconds(report.seconds),
     }
     return {name: value for name, value in found.items() if value}

@@ -180,7 +180,7 @@ def test_a_failed_run_keeps_the_old_report(tmp_path: Path, capsys: pytest.Captur
 
 
 def _modules(command: str) -> str:
-    program = f"import sys, pineco.launch.evaluate.dense as e\nfrom pineco.data_pipeline.errors import InputError\n"
+    program = "import sys, pineco.launch.evaluate.dense as e\nfrom pineco.data_pipeline.errors import InputError\n"
     program += f"try: e.main({command})\nexcept (SystemExit, InputError): pass\n"
     program += "print([m for m in ('torch', 'timm', 'open_clip') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -244,7 +244,7 @@ def test_numbers_are_positive(option: str, data: Path, tmp_path: Path, capsys: p
 
 
 def _modules(command: str) -> str:
-    program = f"import sys, pineco.launch.evaluate.probe as p\nfrom pineco.data_pipeline.errors import InputError\n"
+    program = "import sys, pineco.launch.evaluate.probe as p\nfrom pineco.data_pipeline.errors import InputError\n"
     program += f"try: p.main({command})\nexcept (SystemExit, InputError): pass\n"
     program += "print([m for m in ('torch', 'timm', 'open_clip') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
