@@ -29,7 +29,10 @@ MARKERS = ("o", "s", "^", "D")  # the next one where the colours come round agai
 WIDTH = 1000  # pixels
 TEXT, SOFT, GRID, PEOPLE = "#222222", "#666666", "#e3e3e3", "#009e73"
 _DPI, _POINTS = 96, 0.75  # of one pixel
-_STYLE = {
+_CURVE: dict[str, Any] = {"linewidth": 1.5, "markersize": 5}
+_CHANCE: dict[str, Any] = {"linestyle": (0, (5, 5)), "linewidth": 0.8}
+_DOTTED = (0, (1, 1.5))
+_STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "pineco",  # the names of parts do not change from one time to the next
     "text.parse_math": False,  # a name may hold dollars
@@ -234,7 +237,7 @@ class _Sheet:
 
         xs = [(x + step) / self._width for step in (0, 13, 26)]
         ys = [1 - y / self._height] * 3
-        look = {"color": colour, "marker": marker, "markevery": [1], "linewidth": 1.5, "markersize": 5}
+        look: dict[str, Any] = {"color": colour, "marker": marker, "markevery": [1], **_CURVE}
         self.figure.add_artist(Line2D(xs, ys, transform=self.figure.transFigure, **look))
 
 
@@ -250,11 +253,9 @@ def _draw_lines(axes: Axes, curves: Sequence[Curve], x_label: str) -> None:
     for number, curve in enumerate(curves):
         colour, marker = _look(number)
         own = colour if shared[curve.chance] == 1 else "#777777"
-        axes.axhline(curve.chance, color=own, linestyle=(0, (5, 5)), linewidth=0.8, label=f"chance of {curve.name}")
+        axes.axhline(curve.chance, color=own, **_CHANCE, label=f"chance of {curve.name}")
         xs, ys = zip(*curve.points, strict=True)
-        axes.plot(
-            xs, ys, color=colour, marker=marker, linewidth=1.5, markersize=5, label=f" {curve.name}", clip_on=False
-        )
+        axes.plot(xs, ys, color=colour, marker=marker, label=curve.name, clip_on=False, **_CURVE)
     axes.set_xlim(0, largest)
     axes.set_ylim(0, ticks[-1])
     axes.set_yticks(ticks, [f"{100 * share:.4g}%" for share in ticks])
@@ -267,9 +268,9 @@ def _draw_lines(axes: Axes, curves: Sequence[Curve], x_label: str) -> None:
 def _draw_scores(axes: Axes, rows: Sequence[JudgedSplit], chance: float) -> None:
     lowest = min(chance, *(row.interval[0] for row in rows))
     first = math.floor(10 * lowest + 1e-9) / 10
-    axes.axvline(chance, color=TEXT, linestyle=(0, (5, 5)), linewidth=0.8)
+    axes.axvline(chance, color=TEXT, **_CHANCE)
     for number, row in enumerate(rows):
-        for limit, dash in ((row.best_choice, "-"), (row.held_out_voter, (0, (1, 1.5)))):
+        for limit, dash in ((row.best_choice, "-"), (row.held_out_voter, _DOTTED)):
             if limit is not None:
                 axes.vlines(limit, number - 0.5, number + 0.5, color=PEOPLE, linestyle=dash, linewidth=1.8)
         colour = COLOURS[row.number]
@@ -284,8 +285,8 @@ def _draw_scores(axes: Axes, rows: Sequence[JudgedSplit], chance: float) -> None
 
 
 def _draw_agreement(axes: Axes, rows: Sequence[JudgedSplit], chance: float) -> None:
-    axes.axhline(chance, color=TEXT, linestyle=(0, (5, 5)), linewidth=0.8)
-    axes.plot([0.5, 1], [0.5, 1], color=PEOPLE, linestyle=(0, (1, 1.5)), linewidth=1.8, label="one voter")
+    axes.axhline(chance, color=TEXT, **_CHANCE)
+    axes.plot([0.5, 1], [0.5, 1], color=PEOPLE, linestyle=_DOTTED, linewidth=1.8, label="one voter")
     axes.text(0.51, 0.44, "green dots: one voter", color=PEOPLE, va="center")  # below chance, where no curve is
     for row in rows:
         values = [one.value for one in row.by_share]
@@ -329,7 +330,7 @@ def _draw_heat_map(axes: Axes, table: Mapping[str, Any], cell: float) -> None:
     for i, rows in enumerate(zip(values, table["low"], table["high"], strict=True)):
         for j, (value, low, high) in enumerate(zip(*rows, strict=True)):
             colour, sure = "#ffffff" if abs(value or 0.0) > 0.55 else TEXT, i != j and cell >= 75 and low is not None
-            shown = {"color": colour, "ha": "center", "va": "center"}
+            shown: dict[str, Any] = {"color": colour, "ha": "center", "va": "center"}
             axes.text(j, i - 0.1 * sure, "-" if value is None else f"{value:.2f}", size=15 * _POINTS, **shown)
             if sure:
                 axes.text(j, i + 0.22, f"{low:.2f} to {high:.2f}", size=10.5 * _POINTS, **shown)
@@ -352,9 +353,7 @@ def _draw_layers(axes: Axes, curves: Sequence[Mapping[str, Any]]) -> None:
         scale = (depth - 1) / max(1, len(curve["cka"]) - 1)
         values = zip(curve["cka"], curve["low"], curve["high"], strict=True)
         known = [(1 + layer * scale + aside, *v) for layer, v in enumerate(values) if None not in v]
-        axes.plot(
-            [x for x, *_ in known], [value for _, value, _, _ in known], color=colour, marker=marker, markersize=5
-        )
+        axes.plot([x for x, *_ in known], [value for _, value, _, _ in known], color=colour, marker=marker, **_CURVE)
         axes.vlines([x for x, *_ in known], [one[2] for one in known], [one[3] for one in known], color=colour)
     axes.set_xlim(0.5, depth + 0.5)
     axes.set_ylim(lowest / 5, 1)
