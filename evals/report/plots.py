@@ -32,7 +32,7 @@ _DPI, _POINTS = 96, 0.75  # of one pixel
 _CURVE: dict[str, Any] = {"linewidth": 1.5, "markersize": 5}
 _CHANCE: dict[str, Any] = {"linestyle": (0, (5, 5)), "linewidth": 0.8}
 _DOTTED = (0, (1, 1.5))
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {  # matplotlib names every key in its types
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "pineco",  # the names of parts do not change from one time to the next
     "text.parse_math": False,  # a name may hold dollars

@@ -7,7 +7,10 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
@@ -63,6 +66,17 @@ PICTURES = {
 }
 
 
+def xy(line: Line2D) -> list[list[float]]:
+    """Its points."""
+    return np.asarray(line.get_xydata()).tolist()
+
+
+def segments(axes: Axes) -> list[np.ndarray]:
+    """(2, 2) ends of each line that is on its own."""
+    found = [part for part in axes.collections if isinstance(part, LineCollection)]
+    return [np.asarray(segment) for part in found for segment in part.get_segments()]
+
+
 def texts(figure: Figure) -> Iterator[Text]:
     figure.draw_without_rendering()
     for text in figure.findobj(Text):
@@ -113,9 +127,9 @@ def test_curves_are_one_line_a_task_with_its_chance() -> None:
     lines = {line.get_label(): line for line in axes.lines}
     names = ["a<b & $c$", "x" * 60, "low"]  # by last value
     assert list(lines) == [label for name in names for label in (f"chance of {name}", name)]
-    assert lines["a<b & $c$"].get_xydata().tolist() == [[0, 0], [50, 0.25], [100, 0.5]]
-    assert lines["low"].get_xydata().tolist() == [[100, 0.3]]
-    assert lines["chance of low"].get_ydata()[0] == 0.2
+    assert xy(lines["a<b & $c$"]) == [[0, 0], [50, 0.25], [100, 0.5]]
+    assert xy(lines["low"]) == [[100, 0.3]]
+    assert xy(lines["chance of low"])[0][1] == 0.2
     assert all(lines[f"chance of {name}"].is_dashed() for name in names)
     assert lines["chance of a<b & $c$"].get_color() == lines["a<b & $c$"].get_color(), "the only one at 10 %"
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 100), (0, 0.5))
@@ -143,18 +157,17 @@ def test_more_curves_than_colours_can_be_told_apart() -> None:
 def test_a_dot_stands_between_chance_and_what_people_can_reach() -> None:
     """A score would be read without what guessing scores and what these votes allow."""
     scores, agreement = triplets().axes
-    dashed = [line.get_xdata()[0] for line in scores.lines if line.is_dashed()]
+    dashed = [xy(line)[0][0] for line in scores.lines if line.is_dashed()]
     assert dashed == [0.5]
-    assert [line.get_xydata().tolist() for line in scores.lines if line.get_marker() == "o"] == [
+    assert [xy(line) for line in scores.lines if line.get_marker() == "o"] == [
         [[value, row]] for row, value in enumerate((0.8, 0.35, 0.7, 0.6))
     ]
-    segments = [segment for found in scores.collections for segment in found.get_segments()]
-    across = [segment[:, 0].tolist() for segment in segments if segment[0][1] == segment[1][1]]
+    across = [segment[:, 0].tolist() for segment in segments(scores) if segment[0][1] == segment[1][1]]
     assert across == [pytest.approx([value - 0.1, value + 0.1]) for value in (0.8, 0.35, 0.7, 0.6)]
-    upright = {segment[0][0] for segment in segments if segment[0][0] == segment[1][0]}
+    upright = {segment[0][0] for segment in segments(scores) if segment[0][0] == segment[1][0]}
     assert upright == {0.95, 0.85}
     assert scores.get_xlim()[0] < 0.25, "no interval is cut off"
-    drawn = [line.get_xydata().tolist() for line in agreement.lines if line.get_marker() == "o"]
+    drawn = [xy(line) for line in agreement.lines if line.get_marker() == "o"]
     assert drawn[0] == [[0.6, 0.8], [0.8, 0.8], [1.0, 0.8]]
     assert "one voter" in [line.get_label() for line in agreement.lines]
     assert agreement.get_xlabel() == "share of people in the majority"
@@ -167,7 +180,6 @@ def test_a_heat_map_has_its_numbers_and_layers_their_intervals() -> None:
         shown = {(text.get_position()[0], round(text.get_position()[1])): text.get_text() for text in axes.texts}
         assert shown == {(0, 0): "0.00", (1, 0): "-", (0, 1): "-", (1, 1): "0.00"}
     [line] = layers.lines
-    assert line.get_xydata().tolist() == [[1, 0.2], [2, -0.3]], "a figure that is not known is a gap"
-    [bars] = layers.collections
-    assert [bar[:, 1].tolist() for bar in bars.get_segments()] == [[0.1, 0.3], [-0.4, 0.0]]
+    assert xy(line) == [[1, 0.2], [2, -0.3]], "a figure that is not known is a gap"
+    assert [bar[:, 1].tolist() for bar in segments(layers)] == [[0.1, 0.3], [-0.4, 0.0]]
     assert layers.get_ylim() == (-0.4, 1)
