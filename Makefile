@@ -19,7 +19,7 @@ READY  := $(VENV)/.ready
 PEERS  := .venv-peers/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain neco align plan sweep status logs stop resume eval compare test fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data bench-evals peers toy clean constraints
+.PHONY: help pretrain neco align plan sweep status logs stop resume eval compare test test-fast test-faults golden wheel fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data bench-evals peers toy clean constraints
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,18 @@ compare: $(READY) ## runs or reports against the first, image by image [RUNS="a 
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-fast: $(READY) ## less than a minute: no training, no servers, no SLURM
+	$(BIN)/python -m pytest -m "not slow and not slurm" --ignore=tests/kernels
+
+test-faults: $(READY) ## the long rows of faults on a virtual SLURM, which CI runs, too
+	$(BIN)/python -m pytest -m faults
+
+golden: $(READY) ## record the golden losses anew, where a change of numbers is meant
+	TRITON_INTERPRET=1 $(BIN)/python -m tests.support.golden
+
+wheel: $(READY) ## build the wheel and try it in an empty environment
+	VENV=$(VENV) .ci/wheel
 
 fuzz: $(READY) ## damaged tars and indexes against the parsers, SECONDS=60 for each test
 	PINECO_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz

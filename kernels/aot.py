@@ -1,4 +1,4 @@
-"""python -m pineco.kernels.aot: compile every kernel ahead of time, without a GPU, and refuse what would spill or not fit.
+"""python -m pineco.kernels.aot: compile every kernel without a GPU, and refuse what would spill or not fit.
 
 Each launch that a kernels/<op>/kernel.py names is compiled for every architecture of SHARED_LIMIT. The gate fails on
 local memory, which is where registers spill to, and on more shared memory than a block gets. Writes

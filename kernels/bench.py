@@ -1,4 +1,4 @@
-"""python -m pineco.kernels.bench [op ...]: time every op against its rivals, on the GPU if there is one, else on the CPU.
+"""python -m pineco.kernels.bench [op ...]: time every op against its rivals, on the GPU or else on the CPU.
 
 An op whose tests fail is not timed. Every kernels/<op>/bench.py lists its cases; candidates of one case alternate in
 rounds. Writes results/kernels/<op>_<device>.json. All operations and bytes are counted by the case, not measured: what

@@ -1,1 +1,1 @@
-"""The composition root: the only place that knows everything."""
+"""Runs on this machine and on SLURM. The only package that imports all others; `cli` is where every command begins."""

@@ -50,10 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"pineco {__version__}")
         return 0
-    for length in (2, 1):
-        name = " ".join(words[:length])
-        if name in COMMANDS:
-            return exit_code(lambda: _load(COMMANDS[name])(words[length:]))
+    name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
+    if name is not None:
+        return exit_code(lambda: _load(COMMANDS[name])(words[len(name.split()) :]))
     if len(words) > 1 and words[1] in ("-h", "--help") and _members(words[0]):
         print(usage(_members(words[0])))
         return 0

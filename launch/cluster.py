@@ -99,7 +99,7 @@ def load_cluster(name: str, overrides: list[str] | None = None) -> Cluster:
         hint = f"did you mean {near[0]}? " if near else ""
         known = ", ".join(cluster_names())
         raise InputError(
-            f"CLUSTER {name}: no such cluster; {hint}there are {known}; add ./clusters/{name}.yaml, or pass a .yaml path"
+            f"CLUSTER {name}: no such cluster; {hint}there are {known}; add clusters/{name}.yaml, or pass its path"
         )
     schema = OmegaConf.structured(Cluster)
     cluster = merge(f"cluster {name}", schema, [read_layer(path), parse_overrides(overrides or [])])

@@ -29,7 +29,7 @@ _PUBLIC = {
     "build_index": "data_pipeline.index",
     "InputError": "data_pipeline.errors",
 }
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - strings, from the table
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""Image bytes to pixels and views: decoding, crops, colour, and the batches made of them."""

@@ -124,7 +124,11 @@ def _add_wds_options(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    result = _prepare(options)
+    try:
+        result = _prepare(options)
+    except OSError as error:
+        error.filename = error.filename or options.destination  # a write to a full disk names no file
+        raise
     print(describe(options.kind, options.destination, result))
     return 0
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
+from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import user_path
 from pineco.data_pipeline.prepare.toy import make_toy_world
 from pineco.data_pipeline.toy_world.settings import ToyWorldSettings
@@ -16,6 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the world, or find it there; returns the exit code."""
     options = _parser().parse_args(arguments)
     settings = ToyWorldSettings(**{f.name: getattr(options, f.name) for f in fields(ToyWorldSettings)})
+    if options.sheet is not None and not options.sheet.parent.is_dir():
+        raise InputError(f"--sheet {options.sheet}: there is no folder {options.sheet.parent}; create it first")
     root = make_toy_world(options.dest, settings, workers=options.workers)
     counts = {name: value for name, value in asdict(settings).items() if name not in ("seed", "jpeg_quality")}
     print(f"toy world in {root}: {', '.join(f'{name}={value}' for name, value in counts.items())}")

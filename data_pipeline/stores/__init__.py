@@ -1,0 +1,1 @@
+"""Where bytes lie: folders, S3, HTTP, a local cache; tar files in them."""

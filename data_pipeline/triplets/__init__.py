@@ -1,0 +1,1 @@
+"""Triplets of images with human votes: tables, rows, prompts, and the batches made of them."""

@@ -1,0 +1,1 @@
+"""Any checkpoint or published model as functions of images and texts."""

@@ -1,0 +1,1 @@
+"""Reports for people and machines: JSON, Markdown, HTML pages, plots, terminal tables."""

@@ -1,0 +1,1 @@
+"""Results as values: metrics, averages, bootstrap draws, curves over training, where they come from."""

@@ -5,7 +5,7 @@ Balažević et al., Towards In-context Scene Understanding, 2306.01667, as the c
 - void pixels of the training masks count as class 0, which is the background of VOC but the sky of CamVid;
 - masks are resized to the size of the images (nearest), and the figures are taken at that size;
 - the code matches predicted classes to true ones (Hungarian method) before it takes the mean over all classes, which
-  the paper does not say: that figure is `pineco.evals.segmentation.miou.matched_miou`, and `miou` is that of the classes as predicted.
+  the paper does not say: that figure is `miou.matched_miou`, and `miou` is that of the classes as predicted.
 
 Left out: the code fills its memory from random crops (area 0.5 to 1 of the image) with weak colour jitter, here it is
 filled from whole images, so that a figure is a function of model, data and seed. Images are squashed bicubic, not

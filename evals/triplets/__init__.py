@@ -1,0 +1,1 @@
+"""Agreement with human similarity judgements: two-alternative forced choice (2AFC) on triplets."""

@@ -91,7 +91,7 @@ def neco_loss(
     returns: a scalar, the mean over patches and references of the cross-entropy between the student's and the teacher's
     distributions over positions; float32 (float64 for float64), also under autocast. It and its gradient are finite.
     raises: ValueError for arguments out of these bounds, and on the CPU for values that are not finite; elsewhere, and
-    inside torch.compile, a check would stop the device, and the loss comes out as NaN. backend: see pineco.kernels.backend.
+    inside torch.compile, a check would stop the device, and the loss comes out as NaN. backend: see kernels.backend.
     """
     _check(student, teacher, references, weights)
     if metric not in get_args(SortedMetric):

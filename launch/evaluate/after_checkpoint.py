@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -20,10 +21,11 @@ from pineco.evals.report.write import read_reports, report_scalars, write_report
 from pineco.evals.results.averages import averages
 from pineco.evals.results.results import EvalReport
 from pineco.evals.zeroshot.suite import How, assemble, evaluate
-from pineco.launch.train.open_run import logger
 from pineco.pretrain.checkpoint import Checkpoint, list_checkpoints, weights_sha256
 from pineco.pretrain.recipe.settings import Recipe
 from pineco.pretrain.tracking import Board
+
+logger = logging.getLogger("pineco.launch")
 
 
 class Evaluator:

@@ -1,6 +1,6 @@
 """pineco compare RUN RUN ... [--out DIR]: runs or reports against the first of them, image by image.
 
-A RUN is a run directory (its last measured checkpoint), RUN@STEP, or a report that `pineco.launch.evaluate.zeroshot` wrote (*.json).
+A RUN is a run directory (its last measured checkpoint), RUN@STEP, or a report of `pineco eval zeroshot` (*.json).
 Run directories whose recipes differ in nothing but the seed are one method, whose mean and spread are shown.
 """
 

@@ -29,11 +29,11 @@ from pineco.pretrain.recipe.load import load_recipe
 from pineco.pretrain.recipe.settings import Recipe
 
 _FOLDER = "evaluations"  # of job/
-logger = logging.getLogger("pineco")
+logger = logging.getLogger("pineco.launch")
 
 
 class EvaluationJobs:
-    """A callable for every published checkpoint, as pineco.launch.evaluate.after_checkpoint.Evaluator is where there is no cluster."""
+    """A callable for every published checkpoint, as `after_checkpoint.Evaluator` is where there is no cluster."""
 
     def __init__(self, run: Path, recipe: Recipe) -> None:
         self._run, self._recipe = run, recipe

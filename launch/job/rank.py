@@ -1,4 +1,4 @@
-"""python -m pineco.launch.job.rank RUN: one rank of a run on a cluster, as srun starts it under pineco.launch.job.supervise.
+"""python -m pineco.launch.job.rank RUN: one rank of a run on a cluster, as srun starts it for `supervise`.
 
 Leaves through os._exit where it failed: a normal exit would wait for collectives that never come, and hold the others.
 Each rank writes down how it left: srun's own exit code is the largest of all, and says nothing of who was first.

@@ -1,7 +1,8 @@
-"""python -m pineco.launch.job.supervise RUN: the batch script of a job. Starts the ranks, watches them, decides what comes after.
+"""python -m pineco.launch.job.supervise RUN: the batch script of a job.
 
-It runs beside the ranks, not in one of them, so it outlives every rank, and it is as small as can be, without torch. If
-its own node fails, SLURM requeues the job, and the next start finds an attempt that never ended.
+Starts the ranks, watches them, decides what comes after. It runs beside the ranks, not in one of them, so it outlives
+every rank, and it is as small as can be, without torch. If its own node fails, SLURM requeues the job, and the next
+start finds an attempt that never ended.
 """
 
 from __future__ import annotations

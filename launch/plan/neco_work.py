@@ -8,8 +8,8 @@ from pineco.launch.plan.neco_size import GLOBALS, NecoSize, neco_size
 from pineco.launch.plan.workload import Amount, Work
 from pineco.pretrain.recipe.settings import MultiCropSettings, Recipe
 
-# (pixels of all views of an image, seconds of one core) for a photo of 500 x 375, from data_pipeline/images/multicrop.py; the
-# first is the middle of its 4.5 to 5 ms.
+# (pixels of all views of an image, seconds of one core) for a photo of 500 x 375, from
+# data_pipeline/images/multicrop.py; the first is the middle of its 4.5 to 5 ms.
 MEASURED = ((2 * 224**2 + 4 * 98**2, 0.00475), (2 * 518**2 + 4 * 98**2, 0.015))
 
 
@@ -99,7 +99,7 @@ def _gathered(size: NecoSize) -> Amount:
 
 
 def core_seconds(data: MultiCropSettings) -> float:
-    """Of one core, to decode a photo of 500 x 375 and make its views: a line through what pineco.data_pipeline.images.multicrop says.
+    """Seconds of one core to decode a photo of 500 x 375 and make its views: a line through MEASURED.
 
     A fixed part for the photo, and as much for every pixel of a view.
     """

@@ -58,7 +58,7 @@ class Stage:
 
     @property
     def in_memory(self) -> bool:
-        """Whether each rank keeps the whole data set once it was read, as pineco.data_pipeline.reading.resident does."""
+        """Each rank keeps the whole data set once it was read, as `data_pipeline.reading.resident` does."""
         return self.data.samples * self.data.sample_bytes <= self.recipe.data.memory_gib * GIB / 2
 
     @property

@@ -1,7 +1,8 @@
 """pineco submit RECIPE [key=value ...] --nodes N: one SLURM job that trains a recipe on every GPU of N nodes.
 
 Everything is checked, planned and copied before anything is submitted: the recipe, the cluster, the code as it is now.
-submitit writes the batch script and calls sbatch; the script runs pineco.launch.job.supervise, which starts one process a rank.
+submitit writes the batch script and calls sbatch; the script runs `launch.job.supervise`, which starts one
+process per rank.
 """
 
 from __future__ import annotations

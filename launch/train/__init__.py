@@ -1,0 +1,1 @@
+"""One rank of a run: recipe -> data, objective, engine, hooks -> fit -> report."""

@@ -21,7 +21,7 @@ from pineco.pretrain.checkpoint import list_checkpoints
 from pineco.pretrain.recipe.load import first_difference, load_recipe, recipe_yaml
 from pineco.pretrain.recipe.settings import Recipe
 
-logger = logging.getLogger("pineco")
+logger = logging.getLogger("pineco.launch")
 _OURS = ("job", "init", "lease.json", ".lease_")  # what may be there before a run is opened begins with one of these
 
 

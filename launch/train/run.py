@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pineco: stopped; what was saved is complete, the same command with --resume goes on", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        error.filename = error.filename or str(directory)  # a write to a full disk names no file
+        raise
     if interrupted is None:
         return 0
     print(f"pineco: {interrupted}; {_how_to_continue(options, directory)}", file=sys.stderr)
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _how_to_continue(options: argparse.Namespace, directory: Path) -> str:
-    """Say which command continues the run; for a rank of a job not `pineco train`, which would train on the login node."""
+    """Name the command that continues the run; for a job not `pineco train`, which would run on the login node."""
     if options.job:
         return f"unless its job comes back by itself, go on with: make resume RUN={directory}"
     program = ["pineco"] if shutil.which("pineco") else [sys.executable, "-m", "pineco"]

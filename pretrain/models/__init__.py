@@ -1,0 +1,1 @@
+"""Models that are trained: CLIP, timm backbones, LoRA; their weights in and out."""

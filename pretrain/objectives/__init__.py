@@ -1,1 +1,1 @@
-"""One file per objective; the table that names them stands in pretrain/recipe/settings.py."""
+"""One file per objective: what a step computes from a batch. `base` says what an objective must have."""

@@ -1,4 +1,4 @@
-"""python -m tests.bench.bare_forward: the images and prompts of evaluation sets through stock open_clip and nothing else.
+"""python -m tests.bench.bare_forward: images and prompts of evaluation sets through stock open_clip, nothing else.
 
 Images are decoded and texts made into tokens before a clock runs. Prints one line of JSON; `tests.bench.evals` starts
 it as a process, so that importing and loading cost what they cost everyone.

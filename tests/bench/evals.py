@@ -120,18 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_ours(setting: Setting, out: Path) -> Ours:
     """Our command line on all tasks; raises InputError where it has no figure for one. out: an empty folder."""
     report = out / "report.json"
-    command = [
-        sys.executable,
-        "-m",
-        "pineco.launch.evaluate.zeroshot",
-        "--model",
-        setting.model,
-        "--data",
-        str(setting.root),
-    ]
+    command = [sys.executable, "-m", "pineco", "eval", "zeroshot", "--model", setting.model]
+    command += ["--data", str(setting.root)]
     command += ["--tasks", ",".join(setting.tasks), "--batch-size", str(setting.batch_size), "--out", str(report)]
     started, cpu = time.perf_counter(), children_cpu()
-    _call(command, setting, "pineco.launch.evaluate.zeroshot")
+    _call(command, setting, "pineco eval zeroshot")
     wall, cpu = time.perf_counter() - started, children_cpu() - cpu
     found = json.loads(report.read_text(encoding="utf-8"))
     return Ours(wall, cpu, found["seconds"], {result["task"]: result["metrics"] for result in found["results"]})

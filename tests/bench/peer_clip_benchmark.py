@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pineco.data_pipeline.errors import InputError
 
-PYTHON = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
+PYTHON = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
 TOLERANCE = 1e-6
 _OURS_ALONE = "mean_recall@"  # the mean of the two recalls, which clip-benchmark does not print
 

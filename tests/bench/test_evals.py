@@ -138,5 +138,5 @@ def test_our_command_line_is_measured(tmp_path: Path, colour_set: Path, export_d
     ours = bench_evals.run_ours(setting, tmp_path)
     assert 0 < ours.evaluation < ours.wall
     assert set(ours.metrics["colours"]) == {"acc1", "mean_per_class_recall"}
-    with pytest.raises(InputError, match=r"launch\.evaluate ended with 2: "):
+    with pytest.raises(InputError, match="pineco eval zeroshot ended with 2: "):
         bench_evals.run_ours(Setting(**{**vars(setting), "tasks": ("colors",)}), tmp_path)

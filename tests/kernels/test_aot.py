@@ -20,7 +20,7 @@ def compiled() -> dict[tuple[str, int], Compiled]:
     return {(row.launch, row.arch): row for row in compile_all([EXAMPLES])}
 
 
-def test_every_launch_is_compiled_for_every_architecture(compiled: dict[tuple[str, int], Compiled]):
+def test_every_launch_is_compiled_for_every_architecture(compiled: dict[tuple[str, int], Compiled]) -> None:
     """A kernel that nobody compiled would fail on the user's GPU."""
     assert set(compiled) == {(name, arch) for name in ("good", "spilling", "large") for arch in SHARED_LIMIT}
     lines = table(list(compiled.values())).splitlines()
@@ -29,7 +29,7 @@ def test_every_launch_is_compiled_for_every_architecture(compiled: dict[tuple[st
 
 
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
-def test_a_good_kernel_passes(arch: int, compiled: dict[tuple[str, int], Compiled]):
+def test_a_good_kernel_passes(arch: int, compiled: dict[tuple[str, int], Compiled]) -> None:
     """The gate would refuse everything, or count nothing."""
     row = compiled["good", arch]
     assert row.complaint is None
@@ -39,7 +39,7 @@ def test_a_good_kernel_passes(arch: int, compiled: dict[tuple[str, int], Compile
 
 
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
-def test_spilled_registers_are_refused(arch: int, compiled: dict[tuple[str, int], Compiled]):
+def test_spilled_registers_are_refused(arch: int, compiled: dict[tuple[str, int], Compiled]) -> None:
     """A kernel would run from slow local memory, and nobody would see why."""
     row = compiled["spilling", arch]
     assert row.local > 0
@@ -48,7 +48,7 @@ def test_spilled_registers_are_refused(arch: int, compiled: dict[tuple[str, int]
 
 
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
-def test_too_much_shared_memory_is_refused(arch: int, compiled: dict[tuple[str, int], Compiled]):
+def test_too_much_shared_memory_is_refused(arch: int, compiled: dict[tuple[str, int], Compiled]) -> None:
     """The launch would fail on a GPU with less memory than the one it was written on."""
     row = compiled["large", arch]
     assert row.local == 0
@@ -61,7 +61,7 @@ def test_the_command_fails_and_says_why(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-):
+) -> None:
     """CI would stay green over a kernel that cannot run."""
     monkeypatch.chdir(tmp_path)
     rows = list(compiled.values())
@@ -76,7 +76,7 @@ def test_the_command_fails_and_says_why(
     assert aot.main() == 0
 
 
-def test_no_op_is_forgotten():
+def test_no_op_is_forgotten() -> None:
     """A new op would not be gated: every folder with a kernel.py is, and names its launches apart."""
     assert "pineco.kernels.patch_distance.kernel" in modules()
     for name in modules():

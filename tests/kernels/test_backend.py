@@ -15,12 +15,12 @@ CPU = torch.zeros(1)
 
 
 @pytest.mark.parametrize("asked", [None, "reference"])
-def test_the_reference_runs_where_there_is_no_gpu(asked: str | None):
+def test_the_reference_runs_where_there_is_no_gpu(asked: str | None) -> None:
     """A laptop would get an error, or the interpreter, instead of an answer."""
     assert choose_backend(asked, CPU) == "reference"
 
 
-def test_triton_is_not_replaced_in_silence(monkeypatch: pytest.MonkeyPatch):
+def test_triton_is_not_replaced_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody would measure the reference and believe that it was the kernel."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match="tensors are on cpu, and TRITON_INTERPRET=1 is not set; pass"):
@@ -32,12 +32,12 @@ def test_triton_is_not_replaced_in_silence(monkeypatch: pytest.MonkeyPatch):
         choose_backend("triton", CPU)
 
 
-def test_a_shape_that_the_kernels_cannot_take_runs_on_the_reference():
+def test_a_shape_that_the_kernels_cannot_take_runs_on_the_reference() -> None:
     """A size beyond the kernels' limit would be an error although the reference can do it."""
     assert choose_backend(None, CPU, obstacle="n is 2000 (limit 1024)") == "reference"
 
 
-def test_the_interpreter_runs_only_when_asked_for(monkeypatch: pytest.MonkeyPatch):
+def test_the_interpreter_runs_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A forgotten variable in the environment would make training a thousand times slower."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert choose_backend(None, CPU) == "reference"
@@ -46,7 +46,7 @@ def test_the_interpreter_runs_only_when_asked_for(monkeypatch: pytest.MonkeyPatc
         choose_backend("triton", CPU.to("meta"))
 
 
-def test_an_unknown_backend():
+def test_an_unknown_backend() -> None:
     """A misspelt name would quietly choose something."""
     with pytest.raises(ValueError, match="backend is 'cuda'; it must be"):
         choose_backend("cuda", CPU)
@@ -56,7 +56,7 @@ needs_interpreter = pytest.mark.skipif(not interpreting(), reason="a GPU is here
 
 
 @triton.jit
-def _add_up(values, result, count, WIDTH: tl.constexpr):
+def _add_up(values, result, count, WIDTH: tl.constexpr) -> None:
     total = tl.zeros((WIDTH,), tl.float32)
     for start in range(0, count, WIDTH):
         at = start + tl.arange(0, WIDTH)
@@ -65,19 +65,19 @@ def _add_up(values, result, count, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _cast(values, result, WIDTH: tl.constexpr):
+def _cast(values, result, WIDTH: tl.constexpr) -> None:
     at = tl.arange(0, WIDTH)
     tl.store(result + at, tl.load(values + at).to(tl.bfloat16))
 
 
 @triton.jit
-def _multiply(a, b, result, SIDE: tl.constexpr):
+def _multiply(a, b, result, SIDE: tl.constexpr) -> None:
     at = tl.arange(0, SIDE)[:, None] * SIDE + tl.arange(0, SIDE)[None, :]
     tl.store(result + at, tl.dot(tl.load(a + at), tl.load(b + at)))
 
 
 @needs_interpreter
-def test_interpreted_loops_take_bounds_of_the_launch():
+def test_interpreted_loops_take_bounds_of_the_launch() -> None:
     """Every kernel with a loop over its sizes would fail in the interpreter, and go untested."""
     values, result = torch.arange(10.0), torch.zeros(1)
     _add_up[(1,)](values, result, 10, WIDTH=4)
@@ -85,7 +85,7 @@ def test_interpreted_loops_take_bounds_of_the_launch():
 
 
 @needs_interpreter
-def test_interpreted_casts_round_to_the_nearest():
+def test_interpreted_casts_round_to_the_nearest() -> None:
     """Results in bfloat16 would be cut off, and their errors twice those of a GPU."""
     values = torch.randn(1024, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.linspace(-37, 37, 1024)
     values[:6] = torch.tensor([0.0, 1 + 2**-8, 1 + 3 * 2**-8, 3.4e38, float("nan"), -float("inf")])
@@ -95,7 +95,7 @@ def test_interpreted_casts_round_to_the_nearest():
 
 
 @needs_interpreter
-def test_interpreted_products_of_bfloat16():
+def test_interpreted_products_of_bfloat16() -> None:
     """Products would be of the bits, taken for integers."""
     a, b = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
     result = torch.zeros(16, 16)

@@ -22,7 +22,7 @@ def case(candidate: str, name: str = "4x4") -> Case:
     return Case("patch_distance", name, candidate, lambda: torch.ones(4) + 1, bytes=1000, flops=50)
 
 
-def test_an_unknown_op_is_a_mistake_of_the_user(capsys: pytest.CaptureFixture[str]):
+def test_an_unknown_op_is_a_mistake_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
     """A misspelt op would time nothing and succeed."""
     with pytest.raises(SystemExit) as stopped:
         bench.main(["patch_distnce"])
@@ -30,7 +30,9 @@ def test_an_unknown_op_is_a_mistake_of_the_user(capsys: pytest.CaptureFixture[st
     assert "no bench of patch_distnce; there are" in capsys.readouterr().err
 
 
-def test_red_tests_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_red_tests_are_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Figures of a kernel that computes something else would be published."""
     failing = tmp_path / "test_red.py"
     failing.write_text("def test_red():\n    assert False\n")
@@ -45,7 +47,7 @@ def test_red_tests_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_record_says_what_where_and_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """A figure would stand there without its device, commit and counts."""
     monkeypatch.chdir(tmp_path)
     module = type("Module", (), {"cases": lambda device: [case("ours"), case("eager"), case("ours", "9x9")]})
@@ -63,7 +65,7 @@ def test_a_record_says_what_where_and_what_is_missing(
     assert "not measured on CUDA" in capsys.readouterr().out
 
 
-def test_a_rival_without_enough_memory_is_a_result():
+def test_a_rival_without_enough_memory_is_a_result() -> None:
     """One size that is too large for the original would end the bench without any record."""
 
     def greedy() -> None:
@@ -76,7 +78,7 @@ def test_a_rival_without_enough_memory_is_a_result():
     assert "original     out of memory" in bench.table(rows)
 
 
-def test_rivals_take_turns():
+def test_rivals_take_turns() -> None:
     """A slow minute of the machine would fall on one candidate only."""
     order: list[str] = []
     runs = {name: (lambda name=name: order.append(name)) for name in ("ours", "eager")}
@@ -85,14 +87,14 @@ def test_rivals_take_turns():
     assert {name: len(taken) for name, taken in seconds.items()} == {"ours": 2, "eager": 2}
 
 
-def test_seconds_are_seconds():
+def test_seconds_are_seconds() -> None:
     """A figure would be in another unit, or of something else than the run."""
     taken = interleaved({"": lambda: time.sleep(0.02)}, CPU, rounds=3)[""]
     assert all(0.02 <= x < 2 for x in taken)
     assert quantiles([5.0, 1.0, 2.0, 4.0, 3.0, 6.0]) == {"median": 3.5, "p20": 2.0, "p80": 5.0}
 
 
-def test_peak_memory_is_what_is_held_at_a_time():
+def test_peak_memory_is_what_is_held_at_a_time() -> None:
     """A candidate would be charged for all it ever took, or not for what it gave back."""
     mega = 2**20
 

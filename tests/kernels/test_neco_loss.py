@@ -99,7 +99,7 @@ def close(got: list[Tensor], expected: list[Tensor], rtol: float) -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_equals_the_original(network: str):
+def test_equals_the_original(network: str) -> None:
     """Training would not be NeCo's."""
     vectors = features(4, 49, 49, 256)
     expected = run(original(network), *vectors)
@@ -107,7 +107,7 @@ def test_equals_the_original(network: str):
     close(run(specified(network), *vectors), expected, 1e-4)
 
 
-def test_each_side_has_its_steepness():
+def test_each_side_has_its_steepness() -> None:
     """The student's steepness would be the teacher's, or the sides be exchanged."""
     student, teacher, references = features(2, 3, 7, dtype=torch.float64)
     m = references.shape[1]
@@ -125,7 +125,7 @@ def test_each_side_has_its_steepness():
 
 @pytest.mark.parametrize("n", [2, 7, 33])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.MonkeyPatch):
+def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows or references at the border of a chunk would be lost, or the gradient written by hand be wrong."""
     monkeypatch.setattr(sorting, "STATE", 3 * n * n if n != 33 else 7 * n)  # three rows at once, or seven vectors
     monkeypatch.setattr(chunked, "_SHARES", 5 * 5 * wiring(network, n, DEVICE).partner.numel())  # groups of five
@@ -140,7 +140,7 @@ def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_gradients_are_those_of_the_loss(network: str, distribution: str):
+def test_gradients_are_those_of_the_loss(network: str, distribution: str) -> None:
     """Training would follow a gradient that is not one. Finite differences, in float64."""
     student, teacher, references = features(2, 2, 5, 3, dtype=torch.float64)
     options = {"network": network, "distribution": distribution, "student_steepness": 3.0}
@@ -150,14 +150,14 @@ def test_gradients_are_those_of_the_loss(network: str, distribution: str):
 
 
 @pytest.mark.parametrize("m", [256, 512])
-def test_many_references(m: int):
+def test_many_references(m: int) -> None:
     """Sorting a whole map of patches would fail, or be another loss than for few."""
     vectors = features(1, 1, m)
     close(run(ours(), *vectors), run(specified(), *(x.double() for x in vectors)), 1e-4)
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="counts the CPU's allocations")
-def test_memory_grows_with_the_similarities_only():
+def test_memory_grows_with_the_similarities_only() -> None:
     """The permutations of all rows would be in memory, which is what this op is there to avoid."""
     peaks = []
     for n in (220, 420):  # more than one group
@@ -168,7 +168,7 @@ def test_memory_grows_with_the_similarities_only():
     assert peaks[0] <= 1 << 26
 
 
-def test_three_times_as_fast_as_the_original():
+def test_three_times_as_fast_as_the_original() -> None:
     """The CPU path would be too slow for what it is there for. It is some seven times as fast."""
     vectors, seconds = features(4, 49, 49, 256), {}
     for _ in range(3):
@@ -184,7 +184,7 @@ def test_three_times_as_fast_as_the_original():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_finite_at_every_steepness(distribution: str, backend: str):
+def test_finite_at_every_steepness(distribution: str, backend: str) -> None:
     """log 0 of a steep sort, tied or empty features would make a training step NaN."""
     own, teacher, references = features(1, 5, 7)
     student = own.clone()
@@ -203,7 +203,7 @@ def test_finite_at_every_steepness(distribution: str, backend: str):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_counts_as_zero(backend: str):
+def test_what_counts_as_zero(backend: str) -> None:
     """A position that a steep sort excludes would cost another price than the documented one, or pull the student."""
     student, teacher = torch.tensor([[[1.0, 0.1]]], device=DEVICE), torch.tensor([[[0.1, 1.0]]], device=DEVICE)
     references = torch.eye(2, device=DEVICE)
@@ -216,7 +216,7 @@ def test_what_counts_as_zero(backend: str):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_agreement_is_the_minimum(network: str, backend: str):
+def test_agreement_is_the_minimum(network: str, backend: str) -> None:
     """The loss would reward another order than the teacher's."""
     student, teacher, references = features(1, 3, 6, agree=0.0)
     agreeing = run(ours(backend, network=network), teacher, teacher, references)
@@ -225,7 +225,7 @@ def test_agreement_is_the_minimum(network: str, backend: str):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_only_the_student_learns(backend: str):
+def test_only_the_student_learns(backend: str) -> None:
     """Teacher or references would be trained, to agree on anything."""
     vectors = [x.requires_grad_() for x in features(2, 2, 5)]
     grads = torch.autograd.grad(neco_loss(*vectors, backend=backend), vectors, allow_unused=True)
@@ -245,7 +245,7 @@ def test_only_the_student_learns(backend: str):
     ],
     ids=["images", "patches", "mask", "huge", "tiny"],
 )
-def test_weights_choose(weights: list[object], chosen: list[int]):
+def test_weights_choose(weights: list[object], chosen: list[int]) -> None:
     """A patch without weight would still pull on the student, or the size of the weights matter."""
     vectors = features(3, 2, 5)
     got = run(ours(weights=torch.tensor(weights, device=DEVICE)), *vectors)
@@ -256,7 +256,7 @@ def test_weights_choose(weights: list[object], chosen: list[int]):
 
 
 @pytest.mark.parametrize("size", [1e300, 1e-300])
-def test_weights_beyond_float32(size: float):
+def test_weights_beyond_float32(size: float) -> None:
     """D6: float64 weights that float32 has no numbers for would make the loss NaN, or 0, in silence."""
     vectors = features(2, 2, 5)
     got = run(ours(weights=torch.tensor([size, 3 * size], dtype=torch.float64, device=DEVICE)), *vectors)
@@ -264,7 +264,7 @@ def test_weights_beyond_float32(size: float):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_weights(backend: str):
+def test_weights(backend: str) -> None:
     """Patches would count for more or less than they should."""
     weights = torch.tensor([[0.5, 1.0], [2.0, 0.0], [3.0, 0.25]], device=DEVICE)
     vectors = features(3, 2, 5)
@@ -274,7 +274,7 @@ def test_weights(backend: str):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(2,), (2, 3)])
-def test_no_weight_at_all(shape: tuple[int, ...], backend: str):
+def test_no_weight_at_all(shape: tuple[int, ...], backend: str) -> None:
     """A batch whose patches are all masked would divide by zero, and end the run."""
     got = run(ours(backend, weights=torch.zeros(shape, device=DEVICE)), *features(2, 3, 4))
     for x in got:
@@ -282,7 +282,7 @@ def test_no_weight_at_all(shape: tuple[int, ...], backend: str):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_shared_references(backend: str):
+def test_shared_references(backend: str) -> None:
     """One set of references for all images would be sorted as another set for each, or not at all."""
     student, teacher, references = features(3, 2, 5)
     shared = references[0]
@@ -291,7 +291,7 @@ def test_shared_references(backend: str):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_strides(backend: str):
+def test_strides(backend: str) -> None:
     """Maps of features and slices would be read as if contiguous."""
     vectors = features(2, 3, 5)
     strided = [x.mT.contiguous().mT for x in vectors]
@@ -304,7 +304,7 @@ def test_strides(backend: str):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_empty(shape: tuple[int, int], weighted: bool, backend: str):
+def test_empty(shape: tuple[int, int], weighted: bool, backend: str) -> None:
     """The last, empty batch of a rank would stop the run, or make its loss NaN."""
     weights = torch.ones(shape, device=DEVICE) if weighted else None
     loss, gradient = run(ours(backend, weights=weights), *features(*shape, 5))
@@ -314,7 +314,7 @@ def test_empty(shape: tuple[int, int], weighted: bool, backend: str):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision(dtype: torch.dtype, backend: str):
+def test_half_precision(dtype: torch.dtype, backend: str) -> None:
     """Similarities of half precision features would be sorted in 8 bits, or get gradients of another dtype."""
     vectors = features(2, 3, 7, dtype=dtype)
     got = run(ours(backend), *vectors)
@@ -324,7 +324,7 @@ def test_half_precision(dtype: torch.dtype, backend: str):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_same_bits_every_time(backend: str):
+def test_same_bits_every_time(backend: str) -> None:
     """A run could not be repeated."""
     vectors = features(1, 3, 5)
     first, second = (run(ours(backend), *vectors) for _ in range(2))
@@ -345,19 +345,19 @@ def check_kernels(vectors: tuple[Tensor, Tensor, Tensor], **options: object) -> 
 
 
 @pytest.mark.parametrize("m", [2, 3, 7, 16, 33])
-def test_register_kernels_err_no_more_than_torch(m: int):
+def test_register_kernels_err_no_more_than_torch(m: int) -> None:
     """The loss or its gradient would be wrong at some size, or less exact than torch's. 33 wires are two tiles."""
     check_kernels(features(2, 2, m) if m < 33 else features(1, 1, m))
 
 
 @pytest.mark.parametrize("m", [2, 3, 7, 34])
-def test_memory_kernels_err_no_more_than_torch(m: int):
+def test_memory_kernels_err_no_more_than_torch(m: int) -> None:
     """As above, for odd-even networks. Programs take several rows."""
     check_kernels(features(2, 2, m) if m < 34 else features(1, 1, m), network="odd_even")
 
 
 @pytest.mark.parametrize("m", [5, 16])
-def test_large_networks_run_in_memory(m: int, monkeypatch: pytest.MonkeyPatch):
+def test_large_networks_run_in_memory(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond 128 references another kernel sorts."""
     from pineco.kernels.neco_loss import kernel
 
@@ -365,7 +365,7 @@ def test_large_networks_run_in_memory(m: int, monkeypatch: pytest.MonkeyPatch):
     check_kernels(features(1, 3, m))
 
 
-def test_more_wires_than_registers_hold(monkeypatch: pytest.MonkeyPatch):
+def test_more_wires_than_registers_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole maps of patches as references would not sort. One tile, which the interpreter is faster at."""
     from pineco.kernels.neco_loss import kernel
 
@@ -374,7 +374,7 @@ def test_more_wires_than_registers_hold(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("m", [9, 16])
-def test_tiles_of_a_row_add_up(m: int, monkeypatch: pytest.MonkeyPatch):
+def test_tiles_of_a_row_add_up(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles meet in comparators whose gradient is the sum of all: one would be lost, or counted twice."""
     from pineco.kernels.neco_loss import kernel
 
@@ -383,7 +383,7 @@ def test_tiles_of_a_row_add_up(m: int, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_parts_of_the_rows(network: str, monkeypatch: pytest.MonkeyPatch):
+def test_parts_of_the_rows(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of a part that is not the first would be lost, or scratch grow with the rows."""
     from pineco.kernels.neco_loss import kernel
 
@@ -394,13 +394,13 @@ def test_parts_of_the_rows(network: str, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_kernels_know_every_distribution(distribution: str):
+def test_kernels_know_every_distribution(distribution: str) -> None:
     """A kernel would compute another F than its name says, or exchange the sides' steepness."""
     check_kernels(features(2, 2, 6), distribution=distribution, student_steepness=5.0, teacher_steepness=8.0)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_steep_gaussians(network: str):
+def test_steep_gaussians(network: str) -> None:
     """D2: a small share of the gaussian would vanish: here the loss was 87 instead of 34, its gradient nothing."""
     vectors = torch.tensor([[[0.95, -0.1]]]), torch.tensor([[[0.6, 0.8]]]), torch.tensor([[[1.0, 0.0], [0.8, 0.6]]])
     check_kernels(
@@ -412,7 +412,7 @@ def test_steep_gaussians(network: str):
 @pytest.mark.skipif(not interpreting(), reason="a GPU is here: kernels are not interpreted")
 @pytest.mark.parametrize("registers", [True, False], ids=["registers", "memory"])
 @pytest.mark.parametrize("m", [3, 9])
-def test_no_access_outside_the_tensors(m: int, registers: bool, monkeypatch: pytest.MonkeyPatch):
+def test_no_access_outside_the_tensors(m: int, registers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing mask would read somebody else's memory: right in every other test, a crash on a GPU one day."""
     from pineco.kernels.neco_loss import kernel
 
@@ -424,7 +424,7 @@ def test_no_access_outside_the_tensors(m: int, registers: bool, monkeypatch: pyt
     neco_loss(*vectors, backend="triton")
 
 
-def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPatch):
+def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block size that nobody compiled ahead of time could spill, or not fit, on the user's GPU."""
     from pineco.kernels.neco_loss import kernel
 
@@ -439,7 +439,7 @@ def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_scratch_is_small(network: str, monkeypatch: pytest.MonkeyPatch):
+def test_scratch_is_small(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak memory would be that of the permutations, which this op is there to avoid. 31,360 rows of 49: 67 MB."""
     from pineco.kernels.neco_loss import kernel
 
@@ -481,7 +481,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("change", BAD)
-def test_arguments_that_do_not_fit(change: str):
+def test_arguments_that_do_not_fit(change: str) -> None:
     """A kernel would read beyond a tensor, or numbers would come out of what was not meant."""
     options = {"student": (2, 3, 8), "teacher": (2, 3, 8), "references": (2, 5, 8)} | BAD[change][0]
     tensors = {x: torch.ones(shape) for x, shape in options.items() if isinstance(shape, tuple)}
@@ -489,7 +489,7 @@ def test_arguments_that_do_not_fit(change: str):
         neco_loss(**(options | tensors))
 
 
-def test_dtypes_and_devices_that_do_not_fit():
+def test_dtypes_and_devices_that_do_not_fit() -> None:
     """Mixed inputs would be promoted in silence, or fail deep inside."""
     student, teacher, references = (x.cpu() for x in features(2, 3, 5))
     with pytest.raises(ValueError, match=r"teacher torch\.bfloat16.*cast them to one of float32"):
@@ -505,7 +505,7 @@ def test_dtypes_and_devices_that_do_not_fit():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_values_that_are_not_finite(bad: float):
+def test_values_that_are_not_finite(bad: float) -> None:
     """A diverged model would train on. On a GPU nothing stops to look: there the loss must show it."""
     for number, name in enumerate(("student", "teacher", "references")):
         vectors = [x.cpu() for x in features(2, 3, 5)]
@@ -522,7 +522,7 @@ def test_values_that_are_not_finite(bad: float):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("side", [0, 1], ids=["student", "teacher"])
-def test_a_row_that_is_not_finite_shows(side: int, network: str, backend: str):
+def test_a_row_that_is_not_finite_shows(side: int, network: str, backend: str) -> None:
     """On a GPU, a diverged row would be taken for one with a large loss, or spread to the gradient of others."""
     similarities = [torch.rand(3, 6, device=DEVICE) for _ in range(2)]
     similarities[side][1, 2] = float("nan")
@@ -533,7 +533,7 @@ def test_a_row_that_is_not_finite_shows(side: int, network: str, backend: str):
     assert gradient[::2].isfinite().all()
 
 
-def test_what_the_kernels_do_not_do():
+def test_what_the_kernels_do_not_do() -> None:
     """Asking for the kernels would silently get something else, or backend=None fail where PyTorch can do it."""
     for dtype, m, message in ((torch.float64, 5, "float64"), (torch.float32, 1, "M is 1")):
         vectors = features(2, 2, m, dtype=dtype)
@@ -544,7 +544,7 @@ def test_what_the_kernels_do_not_do():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_compile_takes_it_whole(backend: str):
+def test_compile_takes_it_whole(backend: str) -> None:
     """torch.compile would break the graph here, or lose the gradient; the batch may change."""
     weights = torch.tensor([[1.0], [3.0], [0.5], [2.0]], device=DEVICE)
     for weighted in (False, True) if backend == "reference" else (False,):
@@ -560,7 +560,7 @@ def test_compile_takes_it_whole(backend: str):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_operators_are_registered_as_they_behave(backend: str):
+def test_operators_are_registered_as_they_behave(backend: str) -> None:
     """Shapes, dtypes or aliases that torch.compile is told would not be those of the operator."""
     similarities, scale = torch.rand(3, 4, device=DEVICE), torch.full((3,), 1 / 12, device=DEVICE)
     rest = scale, "bitonic", "cauchy", 10.0, 20.0, backend
@@ -570,7 +570,7 @@ def test_operators_are_registered_as_they_behave(backend: str):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_autocast_and_checkpoints_change_nothing(backend: str):
+def test_autocast_and_checkpoints_change_nothing(backend: str) -> None:
     """Mixed precision or recomputation would change what is sorted."""
 
     def under_autocast(*vectors: Tensor) -> Tensor:
@@ -590,7 +590,7 @@ def test_autocast_and_checkpoints_change_nothing(backend: str):
     assert torch.equal(leaf.grad, expected[1])
 
 
-def test_no_gradient_no_work(monkeypatch: pytest.MonkeyPatch):
+def test_no_gradient_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation would pay for a gradient that nobody takes."""
     student, *rest = features(1, 2, 5)
     expected = neco_loss(student.requires_grad_(), *rest, backend="reference").detach()
@@ -601,7 +601,7 @@ def test_no_gradient_no_work(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_no_second_gradient(backend: str):
+def test_no_second_gradient(backend: str) -> None:
     """A gradient penalty would be computed as if the gradient did not depend on the student."""
     student, *rest = features(1, 2, 4)
     leaf = student.requires_grad_()
@@ -612,7 +612,7 @@ def test_no_second_gradient(backend: str):
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a CUDA device")
 @pytest.mark.parametrize(("network", "m"), [("bitonic", 49), ("bitonic", 256), ("odd_even", 49)])
-def test_cuda_graphs(network: str, m: int):
+def test_cuda_graphs(network: str, m: int) -> None:
     """A hidden synchronisation would make the step impossible to capture."""
     vectors = features(2, 8, m)
 
@@ -629,7 +629,7 @@ def test_cuda_graphs(network: str, m: int):
 
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a CUDA device")
-def test_peak_memory_of_a_published_step():
+def test_peak_memory_of_a_published_step() -> None:
     """A fiftieth of the original's 6.7 GB would not be enough for it."""
     vectors = features(640, 49, 49, 256)
     assert peak_bytes(lambda: run(ours("triton"), *vectors), DEVICE) <= 134e6

@@ -70,7 +70,7 @@ def no_worse_than_torch(got: list[Tensor], torchs: list[Tensor], truth: list[Ten
 
 @pytest.mark.parametrize("shared", [False, True], ids=["batched", "shared"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_reference_is_torchs_distance(metric: str, shared: bool):
+def test_reference_is_torchs_distance(metric: str, shared: bool) -> None:
     """The specification would specify something else than the distances it is named for."""
     queries, references = vectors(3, 7, 12).double(), vectors(3, 5, 12, seed=1).double()
     references = references[0] if shared else references
@@ -85,7 +85,7 @@ def test_reference_is_torchs_distance(metric: str, shared: bool):
 
 @pytest.mark.parametrize("shared", [False, True], ids=["batched", "shared"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_gradients_of_the_reference(metric: str, shared: bool):
+def test_gradients_of_the_reference(metric: str, shared: bool) -> None:
     """The specification's gradients would not be those of its values."""
     queries, references = vectors(2, 4, 3).double(), vectors(2, 3, 3, seed=1).double()
     references = references[0] if shared else references
@@ -100,7 +100,7 @@ SIZES = [("cosine", *size) for size in COSINE_SIZES] + [("euclidean", *size) for
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("metric", "n", "m", "d"), [*SIZES, ("cosine_similarity", 7, 5, 12)])
-def test_kernels_err_no_more_than_torch(metric: str, n: int, m: int, d: int, dtype: torch.dtype):
+def test_kernels_err_no_more_than_torch(metric: str, n: int, m: int, d: int, dtype: torch.dtype) -> None:
     """Values or a gradient would be wrong, or less exact than those of torch in the same dtype."""
     queries, references = vectors(2, n, d, dtype=dtype), vectors(2, m, d, dtype=dtype, seed=1)
     got = triton(queries, references, metric)
@@ -109,7 +109,7 @@ def test_kernels_err_no_more_than_torch(metric: str, n: int, m: int, d: int, dty
 
 
 @pytest.mark.parametrize(("metric", "d"), [("cosine", 4096), ("euclidean", 1000)])
-def test_many_features(metric: str, d: int):
+def test_many_features(metric: str, d: int) -> None:
     """Sums over many features would lose digits, or stop early."""
     queries, references = vectors(1, 2, d), vectors(1, 3, d, seed=1)
     no_worse_than_torch(
@@ -128,7 +128,7 @@ def close(got: list[Tensor], truth: list[Tensor], roundings: float = 64) -> None
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_identical_opposite_orthogonal(metric: str, backend: str):
+def test_identical_opposite_orthogonal(metric: str, backend: str) -> None:
     """The three distances that everybody knows would be wrong; identical vectors must not divide by their distance."""
     x = torch.eye(4, device=DEVICE)[None] * 3
     queries, references = x.clone().requires_grad_(), torch.stack([x[0, 0], -x[0, 0], x[0, 1]])[None]
@@ -141,7 +141,7 @@ def test_identical_opposite_orthogonal(metric: str, backend: str):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("backend", ["triton", "reference"])
-def test_a_zero_vector_is_similar_to_nothing_and_gets_no_gradient(backend: str, dtype: torch.dtype):
+def test_a_zero_vector_is_similar_to_nothing_and_gets_no_gradient(backend: str, dtype: torch.dtype) -> None:
     """A black patch would make a training step infinite: torch's own rules give 1e8 or 1e12, infinite in float16."""
     queries, references = vectors(1, 3, 8, dtype=dtype), vectors(1, 3, 8, dtype=dtype, seed=1)
     queries[0, 1] = references[0, 2] = 0
@@ -157,7 +157,7 @@ ROWS = {"1e-20": 1e-20, "1e-11": 1e-11, "1": 1.0, "1e18": 1e18, "1e20": 1e20, "1
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("metric", ["cosine", "cosine_similarity"])
-def test_cosines_at_every_scale(metric: str, backend: str):
+def test_cosines_at_every_scale(metric: str, backend: str) -> None:
     """Squares of large features would overflow to NaN; rows of different scales must not disturb each other."""
     scales = torch.tensor(list(ROWS.values()), device=DEVICE)[None, :, None]
     queries, references = vectors(1, 6, 16) * scales, vectors(1, 6, 16, seed=1) * scales.flip(1)
@@ -175,7 +175,7 @@ def test_cosines_at_every_scale(metric: str, backend: str):
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e37])
-def test_euclidean_at_every_scale(scale: float, backend: str):
+def test_euclidean_at_every_scale(scale: float, backend: str) -> None:
     """Sums of squares would overflow, or underflow to distances of 0."""
     queries, references = vectors(1, 3, 5) * scale, vectors(1, 4, 5, seed=1) * scale
     queries[0, 2] = references[0, 1]
@@ -185,7 +185,7 @@ def test_euclidean_at_every_scale(scale: float, backend: str):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_strides(metric: str):
+def test_strides(metric: str) -> None:
     """Maps of features, slices and expanded gradients would be read as if they were contiguous."""
     queries = vectors(2, 12, 10).transpose(1, 2)[:, :9]  # (B, patches, features) of a (B, features, patches) map
     references = vectors(2, 14, 24, seed=1)[:, ::2, ::2]
@@ -201,7 +201,7 @@ def test_strides(metric: str):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_shared_references(metric: str):
+def test_shared_references(metric: str) -> None:
     """One queue for the whole batch would not be the same as a copy for each image, or its gradient not their sum.
 
     570 patches pull at 5 references: the sum is split into parts, which are added up.
@@ -217,7 +217,7 @@ def test_shared_references(metric: str):
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(("b", "n", "m"), [(0, 3, 4), (2, 0, 4), (2, 3, 0), (2, 0, 0)])
-def test_empty(b: int, n: int, m: int, metric: str, backend: str):
+def test_empty(b: int, n: int, m: int, metric: str, backend: str) -> None:
     """The last, empty batch of a rank would stop the run, or leave gradients unwritten."""
     values, to_queries, to_references = run(
         patch_distance, vectors(b, n, 5), vectors(b, m, 5), metric=metric, backend=backend
@@ -227,7 +227,7 @@ def test_empty(b: int, n: int, m: int, metric: str, backend: str):
     assert not to_references.any()
 
 
-def test_only_the_gradients_that_are_needed():
+def test_only_the_gradients_that_are_needed() -> None:
     """The teacher's side would cost a backward pass, or get a gradient."""
     queries, references = vectors(1, 4, 6).requires_grad_(), vectors(1, 3, 6, seed=1)
     values = patch_distance(queries, references, backend="triton")
@@ -247,7 +247,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("change", BAD)
-def test_arguments_that_do_not_fit(change: str):
+def test_arguments_that_do_not_fit(change: str) -> None:
     """A kernel would read beyond a tensor, or numbers would come out of what was not meant."""
     arguments, message = BAD[change]
     options = {"queries": (2, 4, 6), "references": (2, 4, 6)} | arguments
@@ -256,7 +256,7 @@ def test_arguments_that_do_not_fit(change: str):
         patch_distance(queries, references, **options)
 
 
-def test_mixed_dtypes_and_devices():
+def test_mixed_dtypes_and_devices() -> None:
     """A silent cast would hide that half of a model runs in another precision."""
     x = vectors(1, 2, 3)
     with pytest.raises(ValueError, match=r"float32, references torch\.float16; cast"):
@@ -271,7 +271,7 @@ def test_mixed_dtypes_and_devices():
 
 @pytest.mark.parametrize("backend", [None, "triton", "reference"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_values_that_are_not_finite(bad: float, backend: str | None):
+def test_values_that_are_not_finite(bad: float, backend: str | None) -> None:
     """A diverged model would train on, its distances quietly NaN. A GPU is not stopped to look: there they stay so."""
     queries, references = vectors(1, 3, 4), vectors(1, 2, 4, seed=1)
     references[0, 1, 2] = bad
@@ -287,7 +287,7 @@ def test_values_that_are_not_finite(bad: float, backend: str | None):
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_compile_takes_it_whole(metric: str, backend: str):
+def test_compile_takes_it_whole(metric: str, backend: str) -> None:
     """torch.compile would break the graph here, or lose a gradient; sizes may change."""
     compiled = torch.compile(patch_distance, backend="aot_eager", fullgraph=True, dynamic=True)
     for n in (3, 5):
@@ -299,7 +299,7 @@ def test_compile_takes_it_whole(metric: str, backend: str):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_operators_are_registered_as_they_behave(metric: str):
+def test_operators_are_registered_as_they_behave(metric: str) -> None:
     """Shapes, dtypes or aliases that torch.compile is told would not be those of the kernels."""
     queries, references = vectors(2, 4, 6).requires_grad_(), vectors(2, 3, 6, seed=1).requires_grad_()
     forward, gradient = torch.ops.pineco.patch_distance.default, torch.ops.pineco.patch_distance_gradient.default
@@ -312,7 +312,7 @@ def test_operators_are_registered_as_they_behave(metric: str):
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_autocast_changes_nothing(metric: str, backend: str):
+def test_autocast_changes_nothing(metric: str, backend: str) -> None:
     """Distances would drop to 8 bits: sorting them at steepness 100 would see steps of 0.4."""
     queries, references = vectors(1, 5, 8, dtype=torch.bfloat16), vectors(1, 4, 8, dtype=torch.bfloat16, seed=1)
     expected = run(patch_distance, queries, references, metric=metric, backend=backend)
@@ -328,7 +328,7 @@ def test_autocast_changes_nothing(metric: str, backend: str):
 
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
-def test_activation_checkpointing(backend: str):
+def test_activation_checkpointing(backend: str) -> None:
     """Recomputing the distances in the backward pass would change gradients."""
     queries, references = vectors(1, 5, 8), vectors(1, 4, 8, seed=1)
 
@@ -340,7 +340,7 @@ def test_activation_checkpointing(backend: str):
         assert torch.equal(ours, theirs), name
 
 
-def test_without_a_gpu_the_reference_runs():
+def test_without_a_gpu_the_reference_runs() -> None:
     """backend=None would run the interpreter on a laptop, thousands of times slower."""
     queries, references = vectors(1, 5, 8).cpu(), vectors(1, 4, 8, seed=1).cpu()
     assert torch.equal(patch_distance(queries, references), patch_distance(queries, references, backend="reference"))
@@ -349,7 +349,7 @@ def test_without_a_gpu_the_reference_runs():
 @pytest.mark.skipif(not interpreting(), reason="a GPU is here: kernels are not interpreted")
 @pytest.mark.parametrize(("n", "m", "d"), [(1, 1, 1), (5, 70, 3), (70, 5, 33)])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_no_access_outside_the_tensors(metric: str, n: int, m: int, d: int, monkeypatch: pytest.MonkeyPatch):
+def test_no_access_outside_the_tensors(metric: str, n: int, m: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing mask would read somebody else's memory: right in every other test, a crash on a GPU one day."""
     guard_memory(monkeypatch)
     triton(vectors(1, n, d), vectors(1, m, d, seed=1), metric)
@@ -357,7 +357,7 @@ def test_no_access_outside_the_tensors(metric: str, n: int, m: int, d: int, monk
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_launch_is_one_that_the_gate_compiles(metric: str, monkeypatch: pytest.MonkeyPatch):
+def test_every_launch_is_one_that_the_gate_compiles(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block size that nobody compiled ahead of time could spill, or not fit, on the user's GPU."""
     from pineco.kernels.patch_distance import kernel
 
@@ -391,7 +391,7 @@ class _Recorder:
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 @pytest.mark.parametrize("metric", METRICS)
-def test_cuda_graphs(metric: str):
+def test_cuda_graphs(metric: str) -> None:
     """A hidden synchronisation would make the step impossible to capture."""
     queries, references = vectors(2, 49, 64), vectors(2, 49, 64, seed=1)
     expected = triton(queries, references, metric)
@@ -409,7 +409,7 @@ SMALL = {"n": st.integers(1, 5), "m": st.integers(1, 5), "d": st.integers(1, 9),
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @settings(max_examples=15, deadline=None)
 @given(**SMALL, power=st.integers(-36, 60))
-def test_properties_of_cosine_distance(backend: str, n: int, m: int, d: int, seed: int, power: int):
+def test_properties_of_cosine_distance(backend: str, n: int, m: int, d: int, seed: int, power: int) -> None:
     """Distances would leave [0, 2], depend on which side is called the queries, or on the length of a vector."""
     queries, references = vectors(1, n, d, seed=seed), vectors(1, m, d, seed=seed + 1)
     values = patch_distance(queries, references, backend=backend)
@@ -426,7 +426,7 @@ def test_properties_of_cosine_distance(backend: str, n: int, m: int, d: int, see
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @settings(max_examples=10, deadline=None)
 @given(**SMALL)
-def test_properties_of_euclidean_distance(backend: str, n: int, m: int, d: int, seed: int):
+def test_properties_of_euclidean_distance(backend: str, n: int, m: int, d: int, seed: int) -> None:
     """Distances would be negative, not symmetric, or break the triangle inequality."""
     queries, references = vectors(1, n, d, seed=seed), vectors(1, m, d, seed=seed + 1)
     values = patch_distance(queries, references, metric="euclidean", backend=backend)

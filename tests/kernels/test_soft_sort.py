@@ -85,12 +85,12 @@ def from_matrices(network: str, n: int) -> list[set[tuple[int, int]]]:
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_networks_are_those_of_diffsort(network: str, n: int):
+def test_networks_are_those_of_diffsort(network: str, n: int) -> None:
     """Permutations would be those of another network: soft results differ although both sort."""
     assert [set(layer) for layer in layers(network, n)] == from_matrices(network, n)
 
 
-def test_the_published_network():
+def test_the_published_network() -> None:
     """NeCo's setting would not be what papers and cost models say it is."""
     assert len(layers("bitonic", 49)) == 21
     assert sum(map(len, layers("bitonic", 49))) == 483
@@ -99,7 +99,7 @@ def test_the_published_network():
 
 @pytest.mark.parametrize("n", [*range(1, 11), 49, 1000, 1024])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_networks_sort(network: str, n: int):
+def test_networks_sort(network: str, n: int) -> None:
     """A wrong comparator: by the 0-1 principle a network that sorts zeros and ones sorts everything."""
     if n <= 10:
         values = torch.tensor(list(product((0, 1), repeat=n))).T.contiguous()
@@ -115,7 +115,7 @@ def test_networks_sort(network: str, n: int):
     assert torch.equal(values, values.sort(0).values)
 
 
-def test_wiring_is_symmetric():
+def test_wiring_is_symmetric() -> None:
     """A gradient would go back through other wires than the value came."""
     for network, n in product(NETWORKS, (1, 2, 7, 49)):
         partner, side = wiring(network, n, CPU)
@@ -130,7 +130,7 @@ def test_wiring_is_symmetric():
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_equals_diffsort(network: str, distribution: str):
+def test_equals_diffsort(network: str, distribution: str) -> None:
     """Results would not be those of the papers that used diffsort.
 
     In float64 everything agrees to 1e-10; 1e-8 for optimal, whose 1/u diffsort writes as 1/(u + 1e-10). At steepness 8,
@@ -156,7 +156,7 @@ def test_equals_diffsort(network: str, distribution: str):
                 assert off <= 2 * allowed + 1e-6 * scale, label
 
 
-def test_lambda_is_that_of_diffsort():
+def test_lambda_is_that_of_diffsort() -> None:
     """The activation replacement trick would be off wherever lambda is not the default."""
     options = {"distribution": "logistic_phi", "steepness": 3.0, "art_lambda": 0.6}
     values = random(4, 9, dtype=torch.float64)
@@ -168,7 +168,7 @@ def test_lambda_is_that_of_diffsort():
 
 @pytest.mark.parametrize("n", [1, 2, 7, 33])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.MonkeyPatch):
+def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows or original positions at the border of a chunk would be lost, or the gradients written by hand be wrong."""
     monkeypatch.setattr(chunked, "STATE", 3 * n * n if n != 33 else 7 * n)  # three rows at once, or seven vectors
     monkeypatch.setattr(chunked, "SHARES", 3 * 5 * wiring(network, n, CPU).partner.numel())  # five rows, then three
@@ -186,7 +186,7 @@ def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_gradients_are_those_of_the_values(network: str, distribution: str):
+def test_gradients_are_those_of_the_values(network: str, distribution: str) -> None:
     """Training would follow a gradient that is not one. Finite differences, in float64."""
     values = random(2, 6, seed=3, dtype=torch.float64).requires_grad_()
     sort = ours(network=network, distribution=distribution, steepness=2.0)
@@ -194,7 +194,7 @@ def test_gradients_are_those_of_the_values(network: str, distribution: str):
 
 
 @pytest.mark.parametrize(("network", "rows", "n"), [("bitonic", 300, 49), ("bitonic", 100, 7), ("odd_even", 30, 9)])
-def test_four_copies_of_the_permutation(network: str, rows: int, n: int):
+def test_four_copies_of_the_permutation(network: str, rows: int, n: int) -> None:
     """The CPU path would need gigabytes where the permutation has 30 MB; diffsort holds some for each layer.
 
     Chunks are no larger than at the published 3,136 rows, which take longer to measure than the rest of this file.
@@ -204,7 +204,7 @@ def test_four_copies_of_the_permutation(network: str, rows: int, n: int):
     assert peak <= 4 * 4 * pull.numel()
 
 
-def test_three_times_as_fast_as_diffsort():
+def test_three_times_as_fast_as_diffsort() -> None:
     """The CPU path would be too slow for what it is there for. It is some five times as fast at this size."""
     values, pull, seconds = random(392, 49), random(392, 49, 49, seed=1), {}
     for _ in range(3):
@@ -221,7 +221,7 @@ def test_three_times_as_fast_as_diffsort():
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_permutations_are_doubly_stochastic(network: str, backend: str):
+def test_permutations_are_doubly_stochastic(network: str, backend: str) -> None:
     """What is called a permutation would create or lose mass; sorted would not be the values it permutes."""
     for n in (2, 7, 18):
         values = random(2, n, seed=n)
@@ -235,7 +235,7 @@ def test_permutations_are_doubly_stochastic(network: str, backend: str):
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_steep_sorting_is_sorting(network: str, distribution: str, backend: str):
+def test_steep_sorting_is_sorting(network: str, distribution: str, backend: str) -> None:
     """It would not be a relaxation of sorting, or sort the other way round."""
     n = 13
     values = torch.stack([random(n, seed=seed).argsort() for seed in range(4)]).float()
@@ -249,7 +249,7 @@ def test_steep_sorting_is_sorting(network: str, distribution: str, backend: str)
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_outputs_are_finite_at_the_largest_steepness(distribution: str, backend: str):
+def test_outputs_are_finite_at_the_largest_steepness(distribution: str, backend: str) -> None:
     """D6: a steepness that is let through would make both outputs NaN."""
     values = random(3, 7)
     values[1, ::2] = values[1, 0]
@@ -259,7 +259,7 @@ def test_outputs_are_finite_at_the_largest_steepness(distribution: str, backend:
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_finite_at_every_steepness(distribution: str, backend: str):
+def test_finite_at_every_steepness(distribution: str, backend: str) -> None:
     """A steep or a flat sort, tied or huge values would make a training step NaN."""
     values = random(5, 7)
     values[1] = 0.25
@@ -274,7 +274,7 @@ def test_finite_at_every_steepness(distribution: str, backend: str):
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_equal_values_stay(network: str, backend: str):
+def test_equal_values_stay(network: str, backend: str) -> None:
     """Equal values would be told apart, or change."""
     equal = torch.tensor([[0.3], [1e6], [0.0]], device=DEVICE).expand(3, 8)
     ordered, permutation = soft_sort(equal, network=network, steepness=20.0, backend=backend)
@@ -286,7 +286,7 @@ def test_equal_values_stay(network: str, backend: str):
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @settings(max_examples=10, deadline=None)
 @given(n=st.integers(2, 9), seed=st.integers(0, 2**31), steepness=st.floats(1, 1e4), network=st.sampled_from(NETWORKS))
-def test_properties(backend: str, n: int, seed: int, steepness: float, network: str):
+def test_properties(backend: str, n: int, seed: int, steepness: float, network: str) -> None:
     """Sums of rows would change, extremes leave the range of the values, or order depend on the sign of a flip."""
     values = random(2, n, seed=seed)
     ordered, permutation = soft_sort(values, network=network, steepness=steepness, backend=backend)
@@ -314,19 +314,19 @@ def check_kernels(
 
 
 @pytest.mark.parametrize("n", [2, 3, 7, 49, 63, 64, 65, 100, 128])
-def test_bitonic_kernels_err_no_more_than_torch(n: int):
+def test_bitonic_kernels_err_no_more_than_torch(n: int) -> None:
     """An output or a gradient of the kernels would be wrong at some size, or less exact than torch's."""
     check_kernels(random(2 if n < 50 else 1, n, seed=n), "bitonic")
 
 
 @pytest.mark.parametrize("n", [2, 3, 7, 21, 34])
-def test_odd_even_kernels_err_no_more_than_torch(n: int):
+def test_odd_even_kernels_err_no_more_than_torch(n: int) -> None:
     """As above: these kernels keep their state in memory. 34 original wires are two tiles."""
     check_kernels(random(3 if n < 9 else 1, n, seed=n), "odd_even")
 
 
 @pytest.mark.parametrize(("network", "n"), [("bitonic", 9), ("bitonic", 16), ("odd_even", 9)])
-def test_tiles_of_a_row_add_up(network: str, n: int, monkeypatch: pytest.MonkeyPatch):
+def test_tiles_of_a_row_add_up(network: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles meet in comparators whose gradient is the sum of all: one would be lost, or counted twice."""
     from pineco.kernels.soft_sort import kernel
 
@@ -335,7 +335,7 @@ def test_tiles_of_a_row_add_up(network: str, n: int, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("n", [5, 16])
-def test_large_bitonic_networks_go_back_through_memory(n: int, monkeypatch: pytest.MonkeyPatch):
+def test_large_bitonic_networks_go_back_through_memory(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond 128 wires another kernel computes the gradient. Programs take several rows, rows several tiles."""
     from pineco.kernels.soft_sort import kernel
 
@@ -344,26 +344,26 @@ def test_large_bitonic_networks_go_back_through_memory(n: int, monkeypatch: pyte
     check_kernels(random(5, n), "bitonic")
 
 
-def test_values_far_from_zero():
+def test_values_far_from_zero() -> None:
     """Similarities with an offset would be sorted less exactly than torch does it."""
     check_kernels(random(4, 7) + 1000, "bitonic")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_kernels_take_half_precision(network: str, dtype: torch.dtype):
+def test_kernels_take_half_precision(network: str, dtype: torch.dtype) -> None:
     """Similarities under autocast would be sorted in 8 bits, or get gradients of another dtype."""
     check_kernels(random(2, 9, dtype=dtype), network)
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("steepness", [3.0, 100.0])
-def test_kernels_know_every_distribution(distribution: str, steepness: float):
+def test_kernels_know_every_distribution(distribution: str, steepness: float) -> None:
     """A kernel would compute another F than its name says, or another derivative of it."""
     check_kernels(random(5, 6, seed=4), "bitonic", distribution, steepness, art_lambda=0.4)
 
 
-def test_shares_of_the_gaussian_are_exact():
+def test_shares_of_the_gaussian_are_exact() -> None:
     """D2: small shares would be those of a difference, some 1e-8, and a loss of steep gaussians too large.
 
     Arguments from 0 to 13 of wires out of order, which the first layer compares. A rounding of the argument's square
@@ -381,7 +381,7 @@ def test_shares_of_the_gaussian_are_exact():
 
 
 @pytest.mark.parametrize("n", [130, 257, 513])
-def test_kernels_forward_at_the_largest_sizes(n: int):
+def test_kernels_forward_at_the_largest_sizes(n: int) -> None:
     """Tiles of networks of 512 and 1024 wires would be put together wrongly."""
     values = random(1, n)
     got, expected = soft_sort(values, backend="triton"), soft_sort(values.double())
@@ -389,7 +389,7 @@ def test_kernels_forward_at_the_largest_sizes(n: int):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_strides(network: str):
+def test_strides(network: str) -> None:
     """Slices of similarities, and gradients that are expanded or transposed, would be read as if contiguous."""
     wide = random(8, 6).T[::2]  # (3, 8), stride (2, 6)
     for values in (wide[:, ::2], random(1, 5).expand(3, 5)):
@@ -408,7 +408,7 @@ def test_strides(network: str):
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_empty(network: str, backend: str):
+def test_empty(network: str, backend: str) -> None:
     """The last, empty batch of a rank would stop the run, or leave a gradient unwritten."""
     got = run(ours(backend, network=network), random(0, 5))
     assert [tuple(x.shape) for x in got] == [(0, 5), (0, 5, 5), (0, 5), (0, 5)]
@@ -418,7 +418,7 @@ def test_empty(network: str, backend: str):
 @pytest.mark.parametrize("registers", [True, False], ids=["registers", "memory"])
 @pytest.mark.parametrize("n", [3, 9])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_no_access_outside_the_tensors(network: str, n: int, registers: bool, monkeypatch: pytest.MonkeyPatch):
+def test_no_access_outside_the_tensors(network: str, n: int, registers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing mask would read somebody else's memory: right in every other test, a crash on a GPU one day."""
     from pineco.kernels.soft_sort import kernel
 
@@ -431,7 +431,7 @@ def test_no_access_outside_the_tensors(network: str, n: int, registers: bool, mo
     torch.autograd.grad(ordered.sum() + permutation.square().sum(), values)
 
 
-def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPatch):
+def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block size that nobody compiled ahead of time could spill, or not fit, on the user's GPU."""
     from pineco.kernels.soft_sort import kernel
 
@@ -467,7 +467,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("change", BAD)
-def test_arguments_that_do_not_fit(change: str):
+def test_arguments_that_do_not_fit(change: str) -> None:
     """A kernel would read beyond a tensor, or numbers would come out of what was not meant."""
     options, message = {**BAD[change][0]}, BAD[change][1]
     values = torch.ones(options.pop("shape", (2, 5)), dtype=options.pop("dtype", torch.float32))
@@ -476,7 +476,7 @@ def test_arguments_that_do_not_fit(change: str):
         soft_sort(values, **options)
 
 
-def test_what_the_kernels_do_not_do():
+def test_what_the_kernels_do_not_do() -> None:
     """Asking for the kernels would silently get something else, or backend=None fail where PyTorch can do it."""
     for values, message in ((random(2, 5).double(), "float64"), (random(2, 1), "n is 1")):
         with pytest.raises(ValueError, match=message):
@@ -488,7 +488,7 @@ def test_what_the_kernels_do_not_do():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_values_that_are_not_finite(bad: float):
+def test_values_that_are_not_finite(bad: float) -> None:
     """A diverged model would train on. On a GPU nothing stops to look: there the row must show it, and no other."""
     from pineco.kernels.soft_sort import kernel
 
@@ -513,7 +513,7 @@ def test_values_that_are_not_finite(bad: float):
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
-def test_compile_takes_it_whole(backend: str):
+def test_compile_takes_it_whole(backend: str) -> None:
     """torch.compile would break the graph here, or lose a gradient; the number of rows may change."""
     compiled = torch.compile(ours(backend), backend="aot_eager", fullgraph=True, dynamic=True)
     for rows in (3, 5):
@@ -524,7 +524,7 @@ def test_compile_takes_it_whole(backend: str):
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_both_gradients_at_once(network: str, backend: str):
+def test_both_gradients_at_once(network: str, backend: str) -> None:
     """A loss on both outputs would forget one of them, or the one would disturb the other."""
     values = random(2, 6).requires_grad_()
     outputs = soft_sort(values, network=network, backend=backend)
@@ -535,7 +535,7 @@ def test_both_gradients_at_once(network: str, backend: str):
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
-def test_operators_are_registered_as_they_behave(backend: str):
+def test_operators_are_registered_as_they_behave(backend: str) -> None:
     """Shapes, dtypes or aliases that torch.compile is told would not be those of the operators."""
     values, rest = random(2, 3).requires_grad_(), ("bitonic", "cauchy", 10.0, 0.25, backend)
     torch.library.opcheck(torch.ops.pineco.soft_sort.default, (values, *rest))
@@ -547,7 +547,7 @@ def test_operators_are_registered_as_they_behave(backend: str):
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
-def test_autocast_and_checkpoints_change_nothing(backend: str):
+def test_autocast_and_checkpoints_change_nothing(backend: str) -> None:
     """Mixed precision or recomputation would change what is sorted."""
 
     def under_autocast(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -564,7 +564,7 @@ def test_autocast_and_checkpoints_change_nothing(backend: str):
             assert torch.equal(a, b), name
 
 
-def test_tables_of_a_first_call_without_gradients():
+def test_tables_of_a_first_call_without_gradients() -> None:
     """Tables made under inference mode would make every later gradient of that size fail."""
     networks.wiring.cache_clear()
     with torch.inference_mode():
@@ -574,7 +574,7 @@ def test_tables_of_a_first_call_without_gradients():
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a CUDA device")
 @pytest.mark.parametrize(("network", "n"), [("bitonic", 49), ("bitonic", 200), ("odd_even", 49)])
-def test_cuda_graphs(network: str, n: int):
+def test_cuda_graphs(network: str, n: int) -> None:
     """A hidden synchronisation would make the step impossible to capture."""
     values, pulls = random(64, n).requires_grad_(), (random(64, n), random(64, n, n))
 

@@ -56,7 +56,7 @@ def _save(folder: Path, step: int = 3, seed: int = 0) -> Checkpoint:
     return save_checkpoint(folder, exported=_clip(seed).exported(), training=training, state=state)
 
 
-def test_what_is_saved_comes_back(tmp_path: Path):
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     """A resumed run would start from other weights, moments or data."""
     checkpoint = _save(tmp_path)
     engine: Any = _Engine(_clip(seed=1))
@@ -67,7 +67,7 @@ def test_what_is_saved_comes_back(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["export/open_clip_model.safetensors", "training.safetensors", "state.json"])
-def test_a_changed_byte_or_a_missing_file_is_named(name: str, tmp_path: Path):
+def test_a_changed_byte_or_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     """Damage would be trained on in silence."""
     older, checkpoint = _save(tmp_path, step=1), _save(tmp_path)
     path = checkpoint.path / name
@@ -83,7 +83,7 @@ def test_a_changed_byte_or_a_missing_file_is_named(name: str, tmp_path: Path):
     verify(older)
 
 
-def test_a_damaged_manifest_is_named(tmp_path: Path):
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     """A cut manifest would end in a traceback."""
     checkpoint = _save(tmp_path)
     manifest = checkpoint.path / "manifest.json"
@@ -105,7 +105,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(small_disk: Path):
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(small_disk: Path) -> None:
     """The newest checkpoint would be half-written, or the old one gone."""
     _save(small_disk, step=1)
     with pytest.raises(InputError, match=r"No space left.*step 1 is intact.*--resume"):
@@ -115,7 +115,9 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(small_disk: Path
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])
-def test_a_crash_before_publication_leaves_no_checkpoint(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_crash_before_publication_leaves_no_checkpoint(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A name `step_*` would stand for an incomplete directory."""
 
     def crash(*_: object) -> None:
@@ -131,7 +133,7 @@ def test_a_crash_before_publication_leaves_no_checkpoint(call: str, tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000001", "step_00000002"]
 
 
-def test_prune_keeps_every_encoder_and_the_newest_training_states(tmp_path: Path):
+def test_prune_keeps_every_encoder_and_the_newest_training_states(tmp_path: Path) -> None:
     """The disk would fill with optimizer states, or an old encoder would fail its own manifest."""
     checkpoints = [_save(tmp_path, step) for step in (1, 2, 3)]
     prune(tmp_path, keep=2)
@@ -142,7 +144,7 @@ def test_prune_keeps_every_encoder_and_the_newest_training_states(tmp_path: Path
         load_checkpoint(checkpoints[0], _Engine(_clip()))  # type: ignore[arg-type]
 
 
-def test_another_model_is_refused(tmp_path: Path):
+def test_another_model_is_refused(tmp_path: Path) -> None:
     """Weights of another shape would end in a traceback."""
     checkpoint = _save(tmp_path)
     other = Clip(load_recipe("clip_toy"), RankInfo())
@@ -150,7 +152,7 @@ def test_another_model_is_refused(tmp_path: Path):
         load_weights(checkpoint, other)
 
 
-def test_stock_open_clip_loads_the_export_with_the_same_features(tmp_path: Path):
+def test_stock_open_clip_loads_the_export_with_the_same_features(tmp_path: Path) -> None:
     """Nobody outside could use what is trained here."""
     checkpoint, ours = _save(tmp_path), _clip().model.eval()
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{checkpoint.export}")
@@ -164,7 +166,7 @@ def test_stock_open_clip_loads_the_export_with_the_same_features(tmp_path: Path)
     assert "Resize" in str(preprocess)
 
 
-def test_perceptual_initialisation_starts_clip_with_its_image_tower(tmp_path: Path):
+def test_perceptual_initialisation_starts_clip_with_its_image_tower(tmp_path: Path) -> None:
     """`init: perceptual` would be `init: random`; or the text tower would differ from the baseline's."""
     recipe = load_recipe("pi_toy", [f"model={TINY_CLIP}", "seed=0"])
     objective = PerceptualInit(recipe, RankInfo())
@@ -177,7 +179,7 @@ def test_perceptual_initialisation_starts_clip_with_its_image_tower(tmp_path: Pa
     assert changed == {"model.visual.proj"}
 
 
-def test_the_manifest_lists_every_file(tmp_path: Path):
+def test_the_manifest_lists_every_file(tmp_path: Path) -> None:
     """A file outside the manifest would not be verified."""
     checkpoint = _save(tmp_path)
     listed = set(json.loads((checkpoint.path / "manifest.json").read_text())["files"])

@@ -65,7 +65,7 @@ def reference() -> tuple[list[float], dict[str, Any]]:
 
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_engines_agree_in_losses_weights_and_moments(engine: str, world: int, reference: Any):
+def test_engines_agree_in_losses_weights_and_moments(engine: str, world: int, reference: Any) -> None:
     """A hidden gradient clip, a lost average or a wrong shard would change what a recipe trains."""
     losses, state = run_ranks(_train, world, *ENGINES[engine])[0]
     assert losses == pytest.approx(reference[0], rel=1e-5)
@@ -74,14 +74,14 @@ def test_engines_agree_in_losses_weights_and_moments(engine: str, world: int, re
 
 
 @pytest.mark.parametrize("extra", ["data.accumulation=2", "optimizer.clip_grad=0.1"])
-def test_accumulation_and_clipping_agree(extra: str):
+def test_accumulation_and_clipping_agree(extra: str) -> None:
     """The two engines would step at other times, or clip another norm."""
     local, _ = run_ranks(_train, 1, *ENGINES["local"], extra)[0]
     zero, _ = run_ranks(_train, 2, *ENGINES["zero2"], extra)[0]
     assert zero == pytest.approx(local, rel=1e-5)
 
 
-def test_deepspeed_clips_only_when_asked():
+def test_deepspeed_clips_only_when_asked() -> None:
     """DeepSpeed clips at norm 1 where its config is silent, which no recipe asked for."""
     assert deepspeed_config(_recipe(), 1)["gradient_clipping"] == 0.0
     assert deepspeed_config(_recipe("optimizer.clip_grad=3.0"), 1)["gradient_clipping"] == 3.0
@@ -107,21 +107,21 @@ def _resume(ranks: RankInfo, first: tuple[str, ...], second: tuple[str, ...]) ->
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_state_taken_over_gives_bit_identical_losses(engine: str):
+def test_state_taken_over_gives_bit_identical_losses(engine: str) -> None:
     """A resumed run would be another run."""
     for went_on, resumed in run_ranks(_resume, 2, ENGINES[engine], ENGINES[engine]):
         assert went_on == resumed
 
 
 @pytest.mark.parametrize("pair", [("zero2", "local"), ("local", "zero1")])
-def test_state_moves_between_engines(pair: tuple[str, str]):
+def test_state_moves_between_engines(pair: tuple[str, str]) -> None:
     """A checkpoint would be tied to the engine and the ZeRO stage that wrote it."""
     for went_on, resumed in run_ranks(_resume, 2, ENGINES[pair[0]], ENGINES[pair[1]]):
         values = [[float.fromhex(x) for x in run] for run in (went_on, resumed)]
         assert values[1] == pytest.approx(values[0], rel=1e-5)
 
 
-def test_logit_scale_stays_in_its_bounds():
+def test_logit_scale_stays_in_its_bounds() -> None:
     """The temperature would run away; under ZeRO the master copy must be clamped as well as the parameter."""
     for scale, _ in run_ranks(_clamped, 1, *ENGINES["zero1"]) + run_ranks(_clamped, 1, *ENGINES["local"]):
         assert scale == pytest.approx(1.0, abs=1e-6)

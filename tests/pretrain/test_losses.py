@@ -22,7 +22,7 @@ def _features(seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.normalize(image, dim=1), torch.nn.functional.normalize(text, dim=1)
 
 
-def test_contrastive_loss_is_the_cross_entropy_of_both_directions():
+def test_contrastive_loss_is_the_cross_entropy_of_both_directions() -> None:
     """A wrong label, axis or scale would train a model that retrieves nothing."""
     image, text = _features()
     scale = 7.0
@@ -53,7 +53,7 @@ def _gradient(
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_contrastive_gradient_over_ranks_is_that_of_one_process(world: int):
+def test_contrastive_gradient_over_ranks_is_that_of_one_process(world: int) -> None:
     """Negatives of other ranks without their gradient would train another loss than the recipe states."""
     (loss, image, text, scale) = _contrastive_gradient(RankInfo())
     parts = run_ranks(_contrastive_gradient, world)
@@ -65,7 +65,7 @@ def test_contrastive_gradient_over_ranks_is_that_of_one_process(world: int):
     assert sum(p[3] for p in parts) == pytest.approx(scale, abs=1e-6)
 
 
-def test_triplet_hinge_is_dreamsims():
+def test_triplet_hinge_is_dreamsims() -> None:
     """A flipped sign would teach the opposite of what people said."""
     left, right = torch.tensor([0.30, 0.10, 0.20]), torch.tensor([0.10, 0.30, 0.18])
     votes = torch.tensor([1.0, 1.0, 0.9])
@@ -75,7 +75,7 @@ def test_triplet_hinge_is_dreamsims():
     assert flipped.item() == pytest.approx(sum(rows) / 3, abs=1e-7)
 
 
-def test_two_afc_counts_shares_and_half_for_ties():
+def test_two_afc_counts_shares_and_half_for_ties() -> None:
     """The score would not be comparable with published 2AFC figures."""
     d0, d1 = torch.tensor([0.1, 0.4, 0.2]), torch.tensor([0.3, 0.2, 0.2])
     p = torch.tensor([0.25, 1.0, 0.9])
@@ -83,14 +83,14 @@ def test_two_afc_counts_shares_and_half_for_ties():
     assert two_afc(d0, d1, p).item() == pytest.approx(expected.item(), abs=1e-7)
 
 
-def test_cosine_distance_spans_zero_to_two():
+def test_cosine_distance_spans_zero_to_two() -> None:
     """Distances of another range would make the margin mean something else."""
     a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     b = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     assert cosine_distance(a, b).tolist() == pytest.approx([0.0, 1.0, 2.0])
 
 
-def test_the_contrastive_loss_is_fp32_under_autocast():
+def test_the_contrastive_loss_is_fp32_under_autocast() -> None:
     """Logits of 100 times a cosine would be rounded to 0.5: the products of bf16 features are taken in fp32."""
     image, text = (features.float() for features in _features())
     scale = torch.tensor(100.0)
@@ -123,7 +123,7 @@ def _plain_prompt_loss(image: Tensor, text: Tensor, prompts: list[int], scale: T
     return torch.stack(terms).mean()
 
 
-def test_all_rows_of_one_prompt_are_right():
+def test_all_rows_of_one_prompt_are_right() -> None:
     """Triplets of one prompt would push each other's text away, though it is the same text."""
     found, wanted = [], []
     for losses, compute in (
@@ -137,7 +137,7 @@ def test_all_rows_of_one_prompt_are_right():
         torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-5)
 
 
-def test_different_prompts_make_it_the_contrastive_loss():
+def test_different_prompts_make_it_the_contrastive_loss() -> None:
     """A run on a text for every image would be trained by another loss than CLIP's."""
     image, text = _features()
     scale = torch.tensor(30.0)
@@ -146,7 +146,7 @@ def test_different_prompts_make_it_the_contrastive_loss():
     assert found.item() != pytest.approx(_plain_prompt_loss(image, text, PROMPTS, scale).item(), rel=1e-2)
 
 
-def test_a_batch_of_one_prompt_teaches_no_text_from_another():
+def test_a_batch_of_one_prompt_teaches_no_text_from_another() -> None:
     """All texts are right for all images: the loss is least where the scores are equal, log B, not at 0."""
     image, text = _features()[0], torch.ones(B, D, dtype=torch.float64) / D**0.5
     image = image - image @ text[:1].T * text[:1]  # every score is 0
@@ -160,7 +160,7 @@ def _prompt_gradient(ranks: RankInfo) -> tuple[float, list[list[float]], list[li
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_prompts_of_other_ranks_count_as_right(world: int):
+def test_prompts_of_other_ranks_count_as_right(world: int) -> None:
     """A prompt on another rank would be taken for a wrong one: the loss would depend on the number of ranks."""
     (loss, image, text, scale) = _prompt_gradient(RankInfo())
     parts = run_ranks(_prompt_gradient, world)
@@ -171,7 +171,7 @@ def test_prompts_of_other_ranks_count_as_right(world: int):
     assert sum(p[3] for p in parts) == pytest.approx(scale, abs=1e-6)
 
 
-def test_the_loss_of_prompts_is_fp32_under_autocast():
+def test_the_loss_of_prompts_is_fp32_under_autocast() -> None:
     """Logits of 100 times a cosine would be rounded to 0.5."""
     image, text = (features.float() for features in _features())
     exact = prompt_contrastive_loss(image, text, _tokens(PROMPTS), torch.tensor(100.0), RankInfo())

@@ -10,7 +10,7 @@ from pineco.pretrain.recipe.settings import OptimizerSettings, ScheduleSettings
 from tests.support.ranks import TINY_CLIP
 
 
-def test_only_matrices_decay():
+def test_only_matrices_decay() -> None:
     """Decay on biases, norms or the logit scale is not what CLIP was trained with."""
     model = build_clip(TINY_CLIP, 0)
     decayed, kept = parameter_groups(model, OptimizerSettings(weight_decay=0.3))
@@ -24,7 +24,7 @@ def test_only_matrices_decay():
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_are_left_out() -> None:
     """The optimizer would decay the text tower that perceptual initialisation does not train."""
     model = build_clip(TINY_CLIP, 0)
     model.requires_grad_(False)
@@ -33,7 +33,7 @@ def test_frozen_parameters_are_left_out():
     assert len(group["params"]) == 2
 
 
-def test_warm_up_then_cosine_to_zero():
+def test_warm_up_then_cosine_to_zero() -> None:
     """The peak or the end of the schedule would be elsewhere than the recipe says."""
     schedule = ScheduleSettings(warmup=4)
     rates = [learning_rate(step, 12, 1.0, schedule) for step in range(12)]
@@ -44,7 +44,7 @@ def test_warm_up_then_cosine_to_zero():
     assert 0 < rates[-1] < 0.05
 
 
-def test_constant_schedule_stays():
+def test_constant_schedule_stays() -> None:
     """A constant rate would decay."""
     schedule = ScheduleSettings(warmup=2, decay="constant")
     assert [learning_rate(step, 5, 0.1, schedule) for step in range(5)] == [0.05, 0.1, 0.1, 0.1, 0.1]

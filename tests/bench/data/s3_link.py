@@ -26,7 +26,7 @@ from tests.bench.data.shards import SAMPLE_BYTES
 LATENCY = 0.03  # seconds, of every request
 CONNECTIONS, MORE = 16, 32  # a batch of 256 small ranges takes 16 round trips over 16 connections: 0.48 s by itself
 SHARE, FIRST_BATCH = 0.9, 0.5 + 2 * LATENCY  # of the link's rate; seconds
-_REPOSITORY = Path(__file__).resolve().parents[2]
+_REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)

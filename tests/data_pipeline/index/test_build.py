@@ -70,7 +70,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_help_is_fast() -> None:
     """People would wait for boto3 or torch to read a line of help."""
     code = (
-        "import sys\nfrom pineco.data_pipeline.index.__main__ import main\n"
+        "import sys\nfrom pineco.data_pipeline.index.command import main\n"
         "try: main(['--help'])\nfinally: print('LOADED', *{'torch', 'boto3', 'rich', 'PIL'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
@@ -90,10 +90,10 @@ def test_help_is_fast() -> None:
         (["data", "--part", "0/3"], r"part '0/3' is not of the form K/N with 1 <= K <= N, for example 3/16"),
         (["data", "--part", "4/3"], r"part '4/3' is not .*"),
         (["data", "--part", "1"], r"part '1' is not .*"),
-        (["data", "--check"], r"data/manifest\.json: not there; run python -m data_pipeline\.index data"),
+        (["data", "--check"], r"data/manifest\.json: not there; run pineco data index data"),
         (
             ["data", "--check", "--out", "."],
-            r"manifest\.json: not there; run python -m data_pipeline\.index data --out \.",
+            r"manifest\.json: not there; run pineco data index data --out \.",
         ),
     ],
 )
@@ -315,7 +315,7 @@ def test_ctrl_c_is_one_line(
 
     monkeypatch.setattr(LocalStore, "write", interrupted)
     assert main([str(root)]) == 130
-    assert capsys.readouterr().err == "pineco: interrupted; the same command goes on where this one stopped\n"
+    assert capsys.readouterr().err == "pineco: interrupted; the same command continues where it stopped\n"
     monkeypatch.setattr(LocalStore, "write", write)
     shards_read.clear()
     assert main([str(root)]) == 0

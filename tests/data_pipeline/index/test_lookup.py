@@ -102,7 +102,7 @@ def test_every_cut_after_indexing_is_refused(tmp_path: Path) -> None:
     for cut in sorted(cuts, reverse=True):
         os.truncate(tmp_path / "a.tar", cut)
         with pytest.raises(
-            InputError, match=rf"a\.tar has {cut} bytes, {len(data)} were indexed; restore it, or run py"
+            InputError, match=rf"a\.tar has {cut} bytes, {len(data)} were indexed; restore it, or run pineco data index"
         ):
             reopen(tmp_path)
 
@@ -112,14 +112,12 @@ def test_shards_that_come_and_go_are_refused(tmp_path: Path) -> None:
     root = write_data_set(tmp_path)
     build_index(root, workers=1)
     late = write_shard(root / "late.tar", pairs(1))
-    with pytest.raises(
-        InputError, match=r"late\.tar is not in the index \(1 such\); run python -m data_pipeline\.index"
-    ):
+    with pytest.raises(InputError, match=r"late\.tar is not in the index \(1 such\); run pineco data index"):
         reopen(root)
     late.unlink()
     (root / "00001.tar").rename(tmp_path / "gone")
     with pytest.raises(
-        InputError, match=r"00001\.tar was indexed and is gone \(1 such\); restore it, or run python -m"
+        InputError, match=r"00001\.tar was indexed and is gone \(1 such\); restore it, or run pineco data indexthon -m"
     ):
         reopen(root)
 
@@ -152,9 +150,7 @@ def test_an_index_in_another_folder(tmp_path: Path) -> None:
     index = open_index(LocalStore(root), str(out))
     assert [page.shard for page, _ in index.pages(np.arange(60))] == [0, 1, 2]
     (out / MANIFEST).unlink()
-    with pytest.raises(
-        InputError, match=rf"manifest\.json: not there; run python -m data_pipeline\.index {root} --out {out}"
-    ):
+    with pytest.raises(InputError, match=rf"manifest\.json: not there; run pineco data index {root} --out {out}"):
         open_index(LocalStore(root), str(out))
     with pytest.raises(InputError, match="no such folder"):
         open_index(LocalStore(root), str(tmp_path / "nowhere"))
@@ -176,7 +172,7 @@ def test_a_large_data_set_without_an_index_is_refused(tmp_path: Path, monkeypatc
     assert len(reopen(root)) == 60
     with (root / "huge.tar").open("wb") as file:
         file.truncate(lookup_module.SCAN_LIMIT)
-    with pytest.raises(InputError, match=r"4 GiB of shards without an index; run python -m data_pipeline\.index"):
+    with pytest.raises(InputError, match=r"4 GiB of shards without an index; run pineco data index"):
         reopen(root)
 
 

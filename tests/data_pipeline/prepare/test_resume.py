@@ -247,7 +247,7 @@ def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     process = start(write_large(tmp_path / "src"), tmp_path / "dst")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "pineco: stopped; what was made stays, the same command goes on\n")
+    assert (process.returncode, err) == (130, "pineco: interrupted; the same command continues where it stopped\n")
 
 
 def die(*arguments: object) -> None:

@@ -16,7 +16,7 @@ from pineco.data_pipeline.triplets.source import TripletSource, open_triplets
 from pineco.evals.data.datasets import read_examples, resolve_tasks
 
 
-def test_flickr8k_loads_photos_with_their_captions(real_data: Path):
+def test_flickr8k_loads_photos_with_their_captions(real_data: Path) -> None:
     """What img2dataset writes would not load, or captions would belong to other photos."""
     said: list[str] = []
 
@@ -42,7 +42,7 @@ def test_flickr8k_loads_photos_with_their_captions(real_data: Path):
     assert batch.images.float().std() > 20
 
 
-def test_materials_keep_the_rows_that_their_threshold_says(real_data: Path):
+def test_materials_keep_the_rows_that_their_threshold_says(real_data: Path) -> None:
     """NIGHTS' threshold of six votes would silently leave next to nothing of this set."""
     table, reader = open_triplets(str(real_data / "triplets" / "materials"))
     kept = {
@@ -53,7 +53,7 @@ def test_materials_keep_the_rows_that_their_threshold_says(real_data: Path):
     assert 0 < kept[3] <= 8000
 
 
-def test_an_epoch_of_photos_and_captions_has_no_bad_sample(real_data: Path, tmp_path: Path):
+def test_an_epoch_of_photos_and_captions_has_no_bad_sample(real_data: Path, tmp_path: Path) -> None:
     """Good photos would be replaced by others, or end the run; some would be seen twice or never."""
     source = ImageTextSource(
         open_shards(str(real_data / "pairs" / "flickr8k" / "dev")),
@@ -71,7 +71,7 @@ def test_an_epoch_of_photos_and_captions_has_no_bad_sample(real_data: Path, tmp_
     assert (loader.stats.quarantined, loader.stats.read.repaired) == (0, 0)
 
 
-def test_benchmark_folders_are_read_whole(real_data: Path):
+def test_benchmark_folders_are_read_whole(real_data: Path) -> None:
     """A benchmark would be measured on a part of its images."""
     tasks = resolve_tasks(real_data / "wds", "cifar10,mnist,dtd10,flickr8k,imagenet1k_sample")
     counts = {task.key: sum(1 for _ in read_examples(folder)) for task, folder in tasks}

@@ -33,7 +33,7 @@ from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.stores import cache as module
 from pineco.data_pipeline.stores.cache import HEADER, CacheCounters, DiskCache, key_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SIZE = 5000  # bytes of a payload
 ENTRY = HEADER.size + SIZE
 OURS = ("lock", "users")

@@ -124,7 +124,7 @@ while True:
 def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
     """A job that is killed in the middle of a write would leave half a shard under a good name."""
     store, versions = LocalStore(tmp_path), [bytes([n]) * 300_000 for n in (1, 2)]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     for _ in range(6):
         process = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], cwd=root, stdout=subprocess.PIPE)
         assert process.stdout is not None

@@ -98,7 +98,7 @@ def test_a_table_without_prompts_is_one_line(tmp_path: Path) -> None:
         captioned(tmp_path)
     text = str(caught.value)
     assert text.startswith(f"{tmp_path}/data.csv: no column prompt, which captions are made of; ")
-    assert all(part in text for part in ("pineco.data_pipeline.prepare", "toy world", "objective.caption_weight=0"))
+    assert all(part in text for part in ("pineco data prepare", "toy world", "objective.caption_weight=0"))
     assert "\n" not in text
 
 

@@ -331,7 +331,7 @@ def test_bad_sample_numbers_are_named(tmp_path: Path, sides: tuple[object, objec
 def test_shards_without_a_table_are_named(tmp_path: Path) -> None:
     """Plain image shards would fail deep in the code."""
     (write_table(tmp_path, []) / "triplets.csv").unlink()
-    with pytest.raises(InputError, match=r"triplets\.csv: not there; write the triplets with python -m"):
+    with pytest.raises(InputError, match=r"triplets\.csv: not there; write the triplets with pineco data prepare"):
         make_source(tmp_path)
 
 

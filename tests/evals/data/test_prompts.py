@@ -142,7 +142,8 @@ def test_other_names_have_none(key: str) -> None:
 def test_folders_with_texts_need_no_torch(colour_set: Path) -> None:
     """Checking what is asked for would take the seconds of a torch import."""
     code = (
-        "import sys; from pineco.evals.data.datasets import resolve_tasks, layout_needed; from pineco.evals.data.tasks import load_tasks;"
+        "import sys; from pineco.evals.data.datasets import resolve_tasks, layout_needed;"
+        "from pineco.evals.data.tasks import load_tasks;"
         f"resolve_tasks({str(colour_set.parent)!r}, 'colours'); layout_needed(load_tasks()['imagenet1k']);"
         "assert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
     )

@@ -124,7 +124,8 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pyte
 
 def test_a_typing_error_needs_no_torch() -> None:
     """Every typing error would take seconds to be told."""
-    code = "import sys; from pineco.launch.evaluate.compare import main; assert main(['a', 'b']) == 2; print('torch' in sys.modules)"
+    code = "import sys; from pineco.launch.cli import main; assert main(['compare', 'a', 'b']) == 2"
+    code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert done.stderr == "pineco: a: no such run directory or report\n"

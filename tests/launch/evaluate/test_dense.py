@@ -180,8 +180,8 @@ def test_a_failed_run_keeps_the_old_report(tmp_path: Path, capsys: pytest.Captur
 
 
 def _modules(command: str) -> str:
-    program = "import sys, pineco.launch.evaluate.dense as e\nfrom pineco.data_pipeline.errors import InputError\n"
-    program += f"try: e.main({command})\nexcept (SystemExit, InputError): pass\n"
+    program = "import sys, pineco.launch.cli as c\n"
+    program += f"try: c.main(['eval', 'segmentation', *{command}])\nexcept SystemExit: pass\n"
     program += "print([m for m in ('torch', 'timm', 'open_clip') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[-1]

@@ -244,8 +244,9 @@ def test_numbers_are_positive(option: str, data: Path, tmp_path: Path, capsys: p
 
 
 def _modules(command: str) -> str:
-    program = "import sys, pineco.launch.evaluate.probe as p\nfrom pineco.data_pipeline.errors import InputError\n"
-    program += f"try: p.main({command})\nexcept (SystemExit, InputError): pass\n"
+    program = (
+        f"import sys, pineco.launch.cli as c\ntry: c.main(['eval', 'probe', *{command}])\nexcept SystemExit: pass\n"
+    )
     program += "print([m for m in ('torch', 'timm', 'open_clip') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[-1]

@@ -236,8 +236,9 @@ def test_numbers_are_numbers(
 
 
 def _modules(command: str) -> str:
-    program = "import sys, pineco.launch.evaluate.triplets as e\nfrom pineco.data_pipeline.errors import InputError\n"
-    program += f"try: e.main({command})\nexcept (SystemExit, InputError): pass\n"
+    program = (
+        f"import sys, pineco.launch.cli as c\ntry: c.main(['eval', 'triplets', *{command}])\nexcept SystemExit: pass\n"
+    )
     program += "print([m for m in ('torch', 'timm', 'open_clip') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[-1]

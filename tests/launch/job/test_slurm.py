@@ -46,7 +46,7 @@ main_status = command("status")
 
 pytestmark = pytest.mark.slurm
 SHORT = 6  # steps
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_two_nodes_are_two_ranks_of_this_machine(undisturbed: Path, recipe: Recipe, tmp_path: Path) -> None:

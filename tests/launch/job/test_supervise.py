@@ -16,13 +16,13 @@ import pytest
 
 from pineco.data_pipeline.errors import InputError
 from pineco.launch.cluster import Cluster
+from pineco.launch.exits import BAD_INPUT, INTERRUPTED
 from pineco.launch.job import supervise
 from pineco.launch.job.rank import CRASHES, LEFT, PORT_TAKEN, read_left
 from pineco.launch.job.supervise import CancelNotice, TimeLimit, classify
 from pineco.launch.rundir.attempts import Attempt, Cause, read_attempts, write_attempt
 from pineco.launch.rundir.spec import ID, JOB, Spec
 from pineco.launch.submit import slurm
-from pineco.launch.exits import BAD_INPUT, INTERRUPTED
 from tests.support.commands import command
 
 main_run = command("train")
@@ -294,9 +294,9 @@ def test_a_job_says_how_to_go_on_in_a_job(
     assert main_run(["clip_toy", "--run-dir", str(tmp_path), "--resume", "--job"]) == INTERRUPTED
     told = capsys.readouterr().err
     assert told.endswith(f"go on with: make resume RUN={tmp_path}\n")
-    assert "pineco.launch.train.run" not in told
+    assert "pineco train" not in told
     assert main_run(["clip_toy", "--run-dir", str(tmp_path), "--resume"]) == INTERRUPTED
-    assert "-m pineco.launch.train.run clip_toy --run-dir" in capsys.readouterr().err
+    assert "train clip_toy --run-dir" in capsys.readouterr().err
 
 
 def test_a_job_that_is_queued_already_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:

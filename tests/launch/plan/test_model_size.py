@@ -32,7 +32,7 @@ def _build(name: str, **options: Any) -> open_clip.CLIP:
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: Path(name).stem)
-def test_parameters_are_those_of_the_model(name: str):
+def test_parameters_are_those_of_the_model(name: str) -> None:
     """Memory, checkpoints and all-reduce would be planned for another model."""
     with torch.device("meta"):
         model = _build(name)
@@ -41,7 +41,7 @@ def test_parameters_are_those_of_the_model(name: str):
     assert size.parameters == sum(p.numel() for p in model.parameters())
 
 
-def test_a_logit_bias_is_counted(tmp_path: Path):
+def test_a_logit_bias_is_counted(tmp_path: Path) -> None:
     """A config with init_logit_bias would be one parameter short, or refused."""
     path = tmp_path / "biased.json"
     path.write_text(json.dumps({**json.loads(Path(TINY_CLIP).read_text()), "init_logit_bias": -10}))
@@ -51,7 +51,7 @@ def test_a_logit_bias_is_counted(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", PROFILE)
-def test_flops_are_the_published_ones(name: str):
+def test_flops_are_the_published_ones(name: str) -> None:
     """Hours and costs would be off by the same factor; 2 % is allowed, rounding of the table is what is there."""
     size = model_size(name)
     found = (size.flops, size.vision.flops, size.text.flops)
@@ -76,7 +76,7 @@ def _kept_bytes(model: torch.nn.Module, run: Any) -> int:
 
 
 @pytest.mark.parametrize("tower", ["vision", "text"])
-def test_activations_are_what_autograd_keeps(tower: str):
+def test_activations_are_what_autograd_keeps(tower: str) -> None:
     """A micro-batch that does not fit would be let through, or one that fits refused: in fp32 the formula is 0 to 15 %
     above what a CPU keeps, where one copy of attention's output less is made."""
     model, samples = _build("vit_tiny_p8_64"), 4
@@ -88,13 +88,13 @@ def test_activations_are_what_autograd_keeps(tower: str):
     assert size.activation_bytes("fp32") == formula + size.layer_bytes("fp32")
 
 
-def test_bf16_keeps_less_than_fp32_but_more_than_half():
+def test_bf16_keeps_less_than_fp32_but_more_than_half() -> None:
     """Norms stay fp32 under autocast: half would let runs through that do not fit."""
     size = model_size("ViT-B-32")
     assert 0.5 < size.activation_bytes("bf16") / size.activation_bytes("fp32") < 0.7
 
 
-def test_contrastive_loss_memory_is_that_of_the_table():
+def test_contrastive_loss_memory_is_that_of_the_table() -> None:
     """128 nodes would be planned with matrices that the loss does not make: b = 512, d = 512 on 64 and 1,024 GPUs."""
     for ranks, gathered, gradients, logits in ((64, 67e6, 134e6, 0.40e9), (1024, 1.07e9, 2.1e9, 6.4e9)):
         batch = 512 * ranks
@@ -103,7 +103,7 @@ def test_contrastive_loss_memory_is_that_of_the_table():
         assert logit_bytes(512, batch) == pytest.approx(logits, rel=0.03)
 
 
-def test_state_is_divided_as_zero_divides_it():
+def test_state_is_divided_as_zero_divides_it() -> None:
     """Another stage would seem to fit where it does not: fp32 state of 151.28 M parameters is 1.82 GB and gradients."""
     parameters = model_size("ViT-B-32").parameters
     zero = [state_bytes(parameters, parameters, 64, stage) for stage in (0, 1, 2)]
@@ -125,7 +125,7 @@ def test_state_is_divided_as_zero_divides_it():
         ("../model_configs/ViT-B-32", "no open_clip model name"),
     ],
 )
-def test_other_architectures_are_refused_in_one_line(name: str, said: str):
+def test_other_architectures_are_refused_in_one_line(name: str, said: str) -> None:
     """They would be sized by formulas that are not theirs."""
     with pytest.raises(InputError) as caught:
         model_size(name)
@@ -137,7 +137,7 @@ def test_other_architectures_are_refused_in_one_line(name: str, said: str):
 @pytest.mark.parametrize(
     "text", ["", "[1]", "{}", '{"embed_dim": 8, "vision_cfg": {}}', '{"embed_dim": 8, "vision_cfg": 3, "text_cfg": {}}']
 )
-def test_a_file_that_is_no_config_is_refused(text: str, tmp_path: Path):
+def test_a_file_that_is_no_config_is_refused(text: str, tmp_path: Path) -> None:
     """A traceback would stand where one line can say which file is wrong."""
     path = tmp_path / "odd.json"
     path.write_text(text)
@@ -145,14 +145,15 @@ def test_a_file_that_is_no_config_is_refused(text: str, tmp_path: Path):
         model_size(str(path))
 
 
-def test_a_size_needs_no_torch():
+def test_a_size_needs_no_torch() -> None:
     """Planning on a login node would take the seconds of an import, or fail where torch is not there."""
-    code = "import sys; from pineco.launch.plan.model_size import model_size; model_size('ViT-B-32'); print(sorted(sys.modules))"
+    code = "import sys; from pineco.launch.plan.model_size import model_size; model_size('ViT-B-32')"
+    code += "; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"'torch'", "'open_clip'"} & set(done.stdout.strip("[]\n").split(", "))
 
 
-def test_both_towers_are_one_pair():
+def test_both_towers_are_one_pair() -> None:
     """A pair would be planned as less than its towers."""
     size = model_size("ViT-B-32")
     assert isinstance(size, ModelSize)

@@ -24,6 +24,7 @@ from pineco.launch.train.training import total_steps
 from pineco.pretrain.recipe.load import load_recipe
 from pineco.pretrain.recipe.settings import Recipe
 from tests.support.commands import command
+from tests.support.structure import ROOT
 
 main = command("plan")
 
@@ -44,7 +45,7 @@ def _plan(*overrides: str, nodes: int = 8, cluster: Cluster | None = None, **kno
     return plan(_recipe(*overrides), cluster or _cluster(), nodes, **known)
 
 
-def test_all_reduce_is_that_of_a_ring():
+def test_all_reduce_is_that_of_a_ring() -> None:
     """The network would be planned for other bytes: 596 to 605 MB in bf16, 1.19 to 1.21 GB in fp32, 8 to 128 nodes."""
     assert model_size("ViT-B-32").parameters == P
     assert [ring_bytes(P, ranks, 2) / 1e6 for ranks in (64, 1024)] == pytest.approx([596, 605], rel=0.002)
@@ -65,14 +66,14 @@ def test_all_reduce_is_that_of_a_ring():
 )  # fmt: skip
 def test_young_and_goodput_are_those_of_the_table(
     hours: float, minutes: float, share: float, delta: float, lost: float
-):
+) -> None:
     """Checkpoints would be set too often or too seldom; delta in seconds, lost (detection and restart) in minutes."""
     best = young_seconds(delta, 3600 * hours)
     assert best / 60 == pytest.approx(minutes, rel=0.03)
     assert 100 * goodput(delta, best, 3600 * hours, 60 * lost) == pytest.approx(share, abs=0.06)
 
 
-def test_time_between_failures():
+def test_time_between_failures() -> None:
     """461 h on 8 nodes and 28.8 h on 128 at 6.5 failures in 1,000 node-days."""
     assert [mtbf_hours(6.5, nodes) for nodes in (8, 128)] == pytest.approx([461, 28.8], rel=0.002)
 
@@ -81,7 +82,9 @@ def test_time_between_failures():
     ("rate", "kb", "nodes", "node_gb", "all_gb", "gets"),
     [(800, 60, 8, 0.38, 3.1, 183), (2000, 110, 8, 1.76, 14.1, 839), (5000, 60, 128, 2.40, 307, 18_311)],
 )
-def test_reading_is_that_of_the_table(rate: float, kb: float, nodes: int, node_gb: float, all_gb: float, gets: float):
+def test_reading_is_that_of_the_table(
+    rate: float, kb: float, nodes: int, node_gb: float, all_gb: float, gets: float
+) -> None:
     """The store would be asked for more than it was planned to give; rate: images/s a GPU."""
     tflops = rate * 3 * model_size("ViT-B-32").flops / 0.25 / 1e12
     batch = "data.batch_size=49152" if nodes == 128 else "data.batch_size=36864"
@@ -93,7 +96,7 @@ def test_reading_is_that_of_the_table(rate: float, kb: float, nodes: int, node_g
     assert (made.line("share of a prefix").care is not None) == (gets > 5500)
 
 
-def test_an_epoch_takes_what_the_rate_says():
+def test_an_epoch_takes_what_the_rate_says() -> None:
     """64 GPUs at 800 images/s see 15 million in 293 s: hours, GPU hours and cost follow from it."""
     tflops = 800 * 3 * model_size("ViT-B-32").flops / 0.25 / 1e12
     made = _plan(cluster=_cluster(tflops=tflops, price=2.0), samples=15_000_000, sample_bytes=60_000)
@@ -105,7 +108,7 @@ def test_an_epoch_takes_what_the_rate_says():
     assert made.line("jobs").value == 1
 
 
-def test_the_plan_of_the_published_recipe_on_eight_nodes():
+def test_the_plan_of_the_published_recipe_on_eight_nodes() -> None:
     """b = 96 and B = 6,144 decide memory; the lines that need care are those whose numbers say so."""
     made = _plan(samples=15_000_000, sample_bytes=60_000)
     assert made.ranks == 64
@@ -124,7 +127,7 @@ def test_the_plan_of_the_published_recipe_on_eight_nodes():
     assert "every_epochs=" in str(made.line("goodput").care)
 
 
-def test_zero_two_scatters_in_every_micro_batch():
+def test_zero_two_scatters_in_every_micro_batch() -> None:
     """Its traffic with 6 micro-batches is 3.5 all-reduces, which would be planned as one; plain PyTorch ignores it."""
     plain, local = _plan(), _plan("engine.zero_stage=2", "engine.kind=local")
     zero = _plan("engine.zero_stage=2")
@@ -134,7 +137,7 @@ def test_zero_two_scatters_in_every_micro_batch():
     assert local.line("all-reduce a GPU").value == plain.line("all-reduce a GPU").value
 
 
-def test_steps_are_those_of_the_run(toy_world: Path):
+def test_steps_are_those_of_the_run(toy_world: Path) -> None:
     """Hours would be of another run: batches of whole lanes, and the accumulation over epochs, as the run counts."""
     overrides = [f"toy_world.root={toy_world}", "init=random", "data.batch_size=24", "data.lanes=4"]
     recipe = load_recipe("clip_toy", [*overrides, "data.accumulation=3", "schedule.epochs=7"])
@@ -147,7 +150,7 @@ def test_steps_are_those_of_the_run(toy_world: Path):
     assert made.line("lanes a rank").care is None, "it is kept in memory"
 
 
-def test_the_first_stage_is_planned_too(toy_world: Path):
+def test_the_first_stage_is_planned_too(toy_world: Path) -> None:
     """An init stage trains the image tower on three images a triplet; its hours and its memory would be forgotten."""
     overrides = [f"toy_world.root={toy_world}", "init_overrides=[data.batch_size=8,data.lanes=4]"]
     recipe = load_recipe("clip_toy", [*overrides, "data.batch_size=16", "data.lanes=4"])
@@ -161,7 +164,7 @@ def test_the_first_stage_is_planned_too(toy_world: Path):
     assert not [line for line in made.lines if line.stage == "pi_toy" and line.what in ("logits", "features a node")]
 
 
-def test_nothing_of_a_data_set_that_is_elsewhere_is_taken_for_known():
+def test_nothing_of_a_data_set_that_is_elsewhere_is_taken_for_known() -> None:
     """A guess that looks like a fact would be believed; what is given is no guess."""
     assert _plan().line("samples").value == 15_000_000
     assert "guess" in _plan().line("samples").formula
@@ -171,7 +174,7 @@ def test_nothing_of_a_data_set_that_is_elsewhere_is_taken_for_known():
     assert given.line("a sample").value == 45
 
 
-def test_the_manifest_says_how_many(toy_world: Path, tmp_path: Path):
+def test_the_manifest_says_how_many(toy_world: Path, tmp_path: Path) -> None:
     """An index in another folder would be passed over, and the data set scanned or guessed."""
     build_index(toy_world / "pairs" / "train", tmp_path, workers=1)
     recipe = load_recipe(
@@ -191,7 +194,7 @@ def test_the_manifest_says_how_many(toy_world: Path, tmp_path: Path):
         (["data.workers=2"], "cores that decode, a node", "raise data.workers"),
     ],
 )
-def test_what_slows_a_run_down_is_marked(overrides: list[str], what: str, said: str):
+def test_what_slows_a_run_down_is_marked(overrides: list[str], what: str, said: str) -> None:
     """A run at a fraction of its speed would be seen on the bill."""
     assert said in str(_plan(*overrides).line(what).care)
     assert _plan().line(what).care is None
@@ -209,7 +212,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_run_is_refused_in_one_line(case: str):
+def test_what_cannot_run_is_refused_in_one_line(case: str) -> None:
     """It would be refused on the cluster, after the hours in its queue."""
     overrides, nodes, hardware, said = REFUSED[case]
     with pytest.raises(InputError, match=said) as caught:
@@ -217,7 +220,7 @@ def test_what_cannot_run_is_refused_in_one_line(case: str):
     assert "\n" not in str(caught.value)
 
 
-def test_the_batch_that_is_proposed_runs():
+def test_the_batch_that_is_proposed_runs() -> None:
     """A message that proposes what is refused again is worse than none."""
     with pytest.raises(InputError) as caught:
         _plan(nodes=7)
@@ -225,13 +228,13 @@ def test_the_batch_that_is_proposed_runs():
     assert _plan(f"data.batch_size={proposed}", nodes=7).ranks == 56
 
 
-def test_a_data_set_that_fills_no_batch_is_refused():
+def test_a_data_set_that_fills_no_batch_is_refused() -> None:
     """The job would end with that line, on all of its nodes."""
     with pytest.raises(InputError, match="do not fill a step"):
         _plan(samples=6143, sample_bytes=1000)
 
 
-def test_more_ranks_than_gpus_are_refused_unless_they_compute_on_cpus():
+def test_more_ranks_than_gpus_are_refused_unless_they_compute_on_cpus() -> None:
     """A rank would look for a GPU that is not there."""
     crowded = replace(load_cluster("default"), tasks_per_node=16)
     with pytest.raises(InputError, match="a rank needs a GPU of its own"):
@@ -240,15 +243,15 @@ def test_more_ranks_than_gpus_are_refused_unless_they_compute_on_cpus():
     assert cpu.line("memory a rank").formula.startswith(f"sum, of {1000 / 16 - 12:g} GiB")
 
 
-def test_constants_are_those_of_the_code_they_speak_of():
+def test_constants_are_those_of_the_code_they_speak_of() -> None:
     """A plan would count ranges and blocks that the reader does not make, or cores by a figure that is not measured."""
     assert (planning.EXTENT, planning.BLOCK) == (GROUP_BYTES, BLOCK_EXTENTS * GROUP_BYTES)
-    bench = json.loads((Path(__file__).parents[2] / "results" / "data" / "bench.json").read_text())
+    bench = json.loads((ROOT / "results" / "data" / "bench.json").read_text())
     measured = {(f["what"], f["unit"]): f["median"] for f in bench["figures"]}
     assert int(measured["this loader, 500 x 375 -> 224, one core", "img/s"]) == planning.DECODED
 
 
-def test_json_holds_every_line(capsys: pytest.CaptureFixture[str]):
+def test_json_holds_every_line(capsys: pytest.CaptureFixture[str]) -> None:
     """A script would parse a table."""
     assert main([*YFCC, "--nodes", "8", "--samples", "15000000", "--sample-kb", "60", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -258,7 +261,7 @@ def test_json_holds_every_line(capsys: pytest.CaptureFixture[str]):
     assert set(lines["hours"]) == {"stage", "group", "what", "value", "unit", "formula", "care"}
 
 
-def test_the_table_marks_what_needs_care(capsys: pytest.CaptureFixture[str]):
+def test_the_table_marks_what_needs_care(capsys: pytest.CaptureFixture[str]) -> None:
     """A warning would be one line among forty; words in brackets would be taken for markup and vanish."""
     assert main(["clip_vitb32_yfcc15m", "data.root=/no[where]", "init=random", "--nodes", "8"]) == 0
     out = capsys.readouterr().out
@@ -278,7 +281,7 @@ def test_the_table_marks_what_needs_care(capsys: pytest.CaptureFixture[str]):
         [*YFCC, "--nodes", "8", "--cluster", "defautl"],
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_two(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+def test_bad_input_is_one_line_and_exit_code_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A script would go on to submit."""
     assert main(arguments) == 2
     told = capsys.readouterr()
@@ -287,7 +290,7 @@ def test_bad_input_is_one_line_and_exit_code_two(arguments: list[str], capsys: p
     assert told.err.count("\n") == 1
 
 
-def test_a_plan_needs_no_torch(toy_world: Path):
+def test_a_plan_needs_no_torch(toy_world: Path) -> None:
     """A login node would wait seconds for an import, or run out of its memory limit; the index is read as well."""
     code = "import sys; from pineco.launch.plan.plan import main; print(main(sys.argv[1:]), sorted(sys.modules))"
     toy = ["clip_toy", f"toy_world.root={toy_world}", "data.batch_size=16", "data.lanes=8", "--nodes", "2"]

@@ -47,7 +47,7 @@ def _bytes(made: Plan, what: str) -> float:
     return made.line(what).value * 2**30
 
 
-def test_a_step_takes_what_is_published():
+def test_a_step_takes_what_is_published() -> None:
     """Hours and costs would be off: about 49 TFLOP in the backbones at 518 px and 8 at 224 px, with a batch of 64."""
     for name, published in ((LARGE, 49), (SMALL, 8)):
         made = _plan(name, "data.batch_size=64", "data.lanes=64")
@@ -59,7 +59,7 @@ def test_a_step_takes_what_is_published():
         assert rate == pytest.approx(989e3 * 0.25 / (backbones + heads + sorts))
 
 
-def test_the_plan_of_the_published_recipe_on_one_node():
+def test_the_plan_of_the_published_recipe_on_one_node() -> None:
     """Eight images a rank decide memory; every line is what its formula says."""
     made, b = _plan(LARGE), 8
     trained = S.parameters + HEAD
@@ -81,14 +81,14 @@ def test_the_plan_of_the_published_recipe_on_one_node():
     assert two * 1e9 == pytest.approx(2 * 64 * 10 * D * 4 / 2)
 
 
-def test_kept_activations_are_those_of_the_layers():
+def test_kept_activations_are_those_of_the_layers() -> None:
     """Memory would be that of other views: 2 x 518 px and 4 x 98 px, 12 layers of 22 w + 4 h + 4 w bytes a token."""
     layers = 12 * 384 * (22 + 16 + 4) * (2 * (37 * 37 + 5) + 4 * (7 * 7 + 5))
     found = neco_work(load_recipe(LARGE)).activations
     assert 1.0 < found / layers < 1.4, "the head, a layer's gradients and the pixels come to that"
 
 
-def test_what_is_computed_again_is_not_kept():
+def test_what_is_computed_again_is_not_kept() -> None:
     """The setting that lets a run fit would not show, or would seem to cost nothing."""
     plain, again = neco_work(load_recipe(LARGE)), neco_work(load_recipe(LARGE, ["objective.checkpointing=true"]))
     assert again.activations < 0.4 * plain.activations
@@ -96,7 +96,7 @@ def test_what_is_computed_again_is_not_kept():
     assert (plain.saving, again.saving) == ("objective.checkpointing=true", "")
 
 
-def test_frozen_blocks_cost_a_forward_pass_alone():
+def test_frozen_blocks_cost_a_forward_pass_alone() -> None:
     """A run of the last blocks would be planned as one of all: its speed, its memory and its moments."""
     whole, last = neco_work(load_recipe(LARGE)), neco_work(load_recipe(LARGE, ["objective.trainable_blocks=2"]))
     assert last.trained == 2 * S.layer_parameters + HEAD
@@ -107,7 +107,7 @@ def test_frozen_blocks_cost_a_forward_pass_alone():
     assert last.activations < whole.activations / 2
 
 
-def test_no_teacher_leaves_its_copy_out_and_its_pass_in():
+def test_no_teacher_leaves_its_copy_out_and_its_pass_in() -> None:
     """The ablation would be planned with a copy that it does not have."""
     options = ["data.batch_size=8", "data.lanes=8"]
     kept, none = (_plan(SMALL, *options, f"objective.teacher={teacher}") for teacher in (True, False))
@@ -119,7 +119,7 @@ def test_no_teacher_leaves_its_copy_out_and_its_pass_in():
     assert kept.line("samples/s a GPU").value == none.line("samples/s a GPU").value
 
 
-def test_references_of_a_batch_are_those_of_all_ranks():
+def test_references_of_a_batch_are_those_of_all_ranks() -> None:
     """Each rank holds the patches of the whole batch, and every node gets them: with the queue it is neither."""
     options = ["data.batch_size=64", "data.lanes=64"]
     queue, batch = (_plan(SMALL, *options, f"objective.references={r}", nodes=2) for r in ("queue", "batch"))
@@ -128,7 +128,7 @@ def test_references_of_a_batch_are_those_of_all_ranks():
     assert gathered == pytest.approx(64 * PAIRS * N * D * 4 / 2)
 
 
-def test_a_clips_text_tower_is_held_and_not_trained():
+def test_a_clips_text_tower_is_held_and_not_trained() -> None:
     """It would be given moments, or be forgotten in memory and in the checkpoint."""
     size, work = model_size("vit_toy_p8_64"), neco_work(load_recipe("neco_tiny"))
     head = work.parameters - size.parameters
@@ -139,7 +139,7 @@ def test_a_clips_text_tower_is_held_and_not_trained():
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("neco")])
-def test_every_neco_recipe_has_a_plan(name: str):
+def test_every_neco_recipe_has_a_plan(name: str) -> None:
     """A recipe of this repository would be submitted without an estimate."""
     whole = [f"data.batch_size={math.lcm(load_recipe(name).data.batch_size, 8)}"]  # of 8 GPUs
     cluster = load_cluster("virtual" if "tiny" in name else "default")
@@ -148,7 +148,7 @@ def test_every_neco_recipe_has_a_plan(name: str):
     assert all(line.value >= 0 for line in made.lines)
 
 
-def test_cores_are_those_that_were_measured():
+def test_cores_are_those_that_were_measured() -> None:
     """A run would wait for its data: 4.5 to 5 ms of a core for an image's views at 224 px, 15 ms at 518 px."""
     assert core_seconds(MultiCropSettings()) == pytest.approx(4.75e-3)
     assert core_seconds(MultiCropSettings(global_size=518)) == pytest.approx(15e-3)
@@ -160,7 +160,7 @@ def test_cores_are_those_that_were_measured():
     assert "raise data.workers" in str(cores.care)
 
 
-def test_the_data_is_looked_up_before_it_is_guessed(toy_world: Path):
+def test_the_data_is_looked_up_before_it_is_guessed(toy_world: Path) -> None:
     """COCO's number would be taken for that of a folder that is there, or of a toy world that is yet to be made."""
     guess = _plan(LARGE)
     assert (guess.line("samples").value, guess.line("a sample").value) == (118_287, 152)
@@ -176,7 +176,7 @@ def test_the_data_is_looked_up_before_it_is_guessed(toy_world: Path):
     assert missing.line("samples").value == load_recipe("neco_tiny").toy_world.settings.train_pairs
 
 
-def test_the_first_stage_is_planned_with_its_own_work(toy_world: Path):
+def test_the_first_stage_is_planned_with_its_own_work(toy_world: Path) -> None:
     """The triplets of its first stage would be planned as views of images."""
     overrides = [f"toy_world.root={toy_world}", "init_overrides=[data.batch_size=8,data.lanes=4]"]
     recipe = load_recipe("neco_tiny", [*overrides, "data.batch_size=16", "data.lanes=4"])
@@ -200,7 +200,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_run_is_refused_in_one_line(case: str, capsys: pytest.CaptureFixture[str]):
+def test_what_cannot_run_is_refused_in_one_line(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It would be refused on the cluster, after the hours in its queue."""
     overrides, said = REFUSED[case]
     with pytest.raises(InputError, match=said):
@@ -212,7 +212,7 @@ def test_what_cannot_run_is_refused_in_one_line(case: str, capsys: pytest.Captur
     assert told.err.count("\n") == 1
 
 
-def test_checkpointing_is_what_lets_it_fit():
+def test_checkpointing_is_what_lets_it_fit() -> None:
     """The message would propose what does not help."""
     large = ["data.batch_size=1024", "data.lanes=64", "objective.queue=20480"]
     with pytest.raises(InputError, match=r"objective\.checkpointing=true"):
@@ -229,11 +229,11 @@ def _submitted(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
 
 def test_a_run_without_an_estimate_is_submitted_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+) -> None:
     """A backbone that timm knows and the formulas do not could not be trained on a cluster."""
     seen = _submitted(monkeypatch)
     words = [LARGE, "model=timm:vit_giant_patch14_dinov2", "--nodes", "1", "--run-dir", str(tmp_path / "run")]
-    assert submit.main(words) == 0
+    assert command("submit")(words) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("no estimate of memory, speed and cost")
     assert "vit_giant_patch14_dinov2: no formula for its size" in first
@@ -243,23 +243,23 @@ def test_a_run_without_an_estimate_is_submitted_and_says_so(
 
 def test_a_run_that_does_not_fit_is_not_submitted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+) -> None:
     """It would end in its first step, after the hours in its queue."""
     seen = _submitted(monkeypatch)
     words = [LARGE, "data.batch_size=2048", "objective.queue=20480", "--nodes", "1", "--run-dir", str(tmp_path / "run")]
-    assert submit.main(words) == 2
+    assert command("submit")(words) == 2
     assert "of it for activations" in capsys.readouterr().err
     assert not seen
 
 
-def test_an_objective_without_formulas_has_no_estimate():
+def test_an_objective_without_formulas_has_no_estimate() -> None:
     """Its model would be planned as that of another objective."""
     recipe = load_recipe(LARGE)
     with pytest.raises(NoEstimateError, match="no formula for x, only for clip, perceptual_init, align, neco"):
         plan(replace(recipe, objective=replace(recipe.objective, kind="x")), load_cluster("default"), 1)
 
 
-def test_a_plan_needs_neither_torch_nor_timm():
+def test_a_plan_needs_neither_torch_nor_timm() -> None:
     """A login node would wait seconds for an import, or run out of its memory limit."""
     code = "import sys; from pineco.launch.plan.plan import main; print(main(sys.argv[1:]), sorted(sys.modules))"
     command = [sys.executable, "-c", code, LARGE, "--nodes", "1", "--json"]

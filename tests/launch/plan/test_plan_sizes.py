@@ -58,7 +58,7 @@ def _recipe(*overrides: str, size: int = 64) -> Recipe:
     )
 
 
-def test_every_name_that_has_a_formula_has_timms_parameters():
+def test_every_name_that_has_a_formula_has_timms_parameters() -> None:
     """A name that looks like those of the family, but is of another architecture, would be planned as one of them."""
     known = _known()
     assert len(known) >= 18
@@ -68,7 +68,7 @@ def test_every_name_that_has_a_formula_has_timms_parameters():
 
 
 @pytest.mark.parametrize("name", [*IN_RECIPES, *OTHERS])
-def test_parameters_of_other_image_sizes_are_timms(name: str):
+def test_parameters_of_other_image_sizes_are_timms(name: str) -> None:
     """Memory and checkpoints of the 518 px runs would be planned without their positions."""
     side = 518 if "patch14" in name else 384
     tower, model = timm_tower(name, side), _built(name, side)
@@ -79,7 +79,7 @@ def test_parameters_of_other_image_sizes_are_timms(name: str):
 
 
 @pytest.mark.parametrize("name", IN_RECIPES)
-def test_flops_are_those_that_are_counted(name: str):
+def test_flops_are_those_that_are_counted(name: str) -> None:
     """Hours and costs would be off by the same factor; 2 % for what is left out: norms, softmax and the like."""
     patch = timm_tower(name, 224).patch
     model = _built(name, 224)
@@ -91,7 +91,7 @@ def test_flops_are_those_that_are_counted(name: str):
         assert timm_tower(name, 224).at(side).flops == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
-def test_flops_of_a_clip_at_another_size_are_those_that_are_counted():
+def test_flops_of_a_clip_at_another_size_are_those_that_are_counted() -> None:
     """NeCo's local crops would be planned as images of the CLIP's own size."""
     backbone = ClipBackbone("vit_toy_p8_64", 0, drop_path=0.0)
     tower = model_size("vit_toy_p8_64").vision
@@ -108,7 +108,7 @@ def test_flops_of_a_clip_at_another_size_are_those_that_are_counted():
         "vit_giant_patch14_dinov2", "vit_medium_patch16_gap_256", "convnext_tiny", "vit_base_patch16_224_miil", "",
     ],
 )  # fmt: skip
-def test_other_names_have_no_formula(name: str):
+def test_other_names_have_no_formula(name: str) -> None:
     """They would be sized by formulas that are not theirs."""
     with pytest.raises(NoEstimateError, match=r"no formula for its size; known are vit_\{tiny,small") as caught:
         timm_tower(name, 224)
@@ -116,20 +116,20 @@ def test_other_names_have_no_formula(name: str):
     assert "\n" not in str(caught.value)
 
 
-def test_the_prefix_of_timms_names_is_that_of_the_run():
+def test_the_prefix_of_timms_names_is_that_of_the_run() -> None:
     """A recipe's model would be taken for one of open_clip's."""
     assert TIMM == PREFIX
 
 
 @pytest.mark.parametrize("network", ["bitonic", "odd_even"])
-def test_comparators_are_those_of_the_network(network: Any):
+def test_comparators_are_those_of_the_network(network: Any) -> None:
     """The work of the sorts would be that of another network: 483 comparators in the published one."""
     assert comparators("bitonic", 49) == 483
     for wires in (*range(1, 70), 127, 128, 129, 300):
         assert comparators(network, wires) == sum(map(len, layers(network, wires))), wires
 
 
-def test_the_loss_takes_what_its_bench_says():
+def test_the_loss_takes_what_its_bench_says() -> None:
     """Plan and benchmark would count different operations: 10 GFLOP of sorts at the published 31,360 rows of 49."""
     assert COMPARATOR == bench._FLOPS
     sorts = loss_flops("bitonic", 31_360, 49, 0)
@@ -142,7 +142,7 @@ def test_the_loss_takes_what_its_bench_says():
 @pytest.mark.parametrize(
     ("network", "rows", "m"), [("bitonic", 31_360, 49), ("bitonic", 392, 49), ("bitonic", 800, 16)]
 )
-def test_scratch_is_what_the_kernels_allocate(network: Any, rows: int, m: int, monkeypatch: pytest.MonkeyPatch):
+def test_scratch_is_what_the_kernels_allocate(network: Any, rows: int, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A micro-batch that does not fit would be let through: the formula is at most 5 % off what is allocated."""
     from pineco.kernels.neco_loss import kernel
 
@@ -161,7 +161,7 @@ def test_scratch_is_what_the_kernels_allocate(network: Any, rows: int, m: int, m
 @pytest.mark.parametrize(("network", "m"), [("odd_even", 49), ("bitonic", 256)])
 def test_scratch_of_networks_in_memory_is_not_less_than_the_kernels_allocate(
     network: Any, m: int, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """How much they take depends on the GPU; more than planned would not fit."""
     from pineco.kernels.neco_loss import kernel
 
@@ -186,7 +186,7 @@ def test_scratch_of_networks_in_memory_is_not_less_than_the_kernels_allocate(
     ],
     ids=["clip", "no teacher", "two blocks of a clip", "timm", "registers", "three blocks"],
 )  # fmt: skip
-def test_parameters_and_checkpoints_are_those_of_the_objective(overrides: list[str]):
+def test_parameters_and_checkpoints_are_those_of_the_objective(overrides: list[str]) -> None:
     """Memory and disk would be planned for another model, or without its teacher and queue."""
     recipe = _recipe(*overrides)
     objective, work = Neco(recipe, RankInfo()), neco_work(recipe)
@@ -203,7 +203,7 @@ def test_parameters_and_checkpoints_are_those_of_the_objective(overrides: list[s
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "computed again"])
 @pytest.mark.parametrize("blocks", [None, 3], ids=["all blocks", "three blocks"])
 @pytest.mark.parametrize("model", ["timm:vit_tiny_patch16_224", "vit_toy_p8_64"])
-def test_activations_are_what_autograd_keeps(model: str, blocks: int | None, checkpointing: bool):
+def test_activations_are_what_autograd_keeps(model: str, blocks: int | None, checkpointing: bool) -> None:
     """A micro-batch that does not fit would be let through, or one that fits refused: in fp32 the formula is 0 to 15 %
     above what a CPU keeps of the student's two passes."""
     scaled = f"objective.trainable_blocks={'null' if blocks is None else blocks}"
@@ -212,7 +212,7 @@ def test_activations_are_what_autograd_keeps(model: str, blocks: int | None, che
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_layer_scale_and_stochastic_depth_are_in_the_activations(precision: str):
+def test_layer_scale_and_stochastic_depth_are_in_the_activations(precision: str) -> None:
     """DINOv2's layers keep two values more a token than CLIP's; in bf16 autograd keeps the cast weights as well, which
     the plan has a line for."""
     options = [*SEVENTY, "objective.drop_path=0.1", f"engine.precision={precision}"]
@@ -252,8 +252,9 @@ def _student_bytes(recipe: Recipe, images: int) -> int:
     return sum(size for address, size in storages.items() if address not in own)
 
 
-def test_a_size_needs_no_torch():
+def test_a_size_needs_no_torch() -> None:
     """Planning on a login node would take the seconds of an import, or fail where torch is not there."""
-    code = "import sys, pineco.launch.plan.timm_size, pineco.launch.plan.neco_work; print([m for m in ('torch', 'timm') if m in sys.modules])"
+    code = "import sys, pineco.launch.plan.timm_size, pineco.launch.plan.neco_work"
+    code += "; print([m for m in ('torch', 'timm') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

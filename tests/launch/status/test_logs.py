@@ -18,6 +18,7 @@ from pineco.launch.status import logs
 from pineco.launch.status.logs import Follower, follow
 from pineco.launch.submit import slurm, squeue
 from tests.launch.status.test_status import beats, make_job, make_run
+from tests.support.commands import command
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def told(run: Path, *happens: Callable[[], object]) -> list[str]:
 
 def test_no_such_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A misspelt run would be waited for, for ever."""
-    assert logs.main([str(tmp_path / "x")]) == 2
+    assert command("logs")([str(tmp_path / "x")]) == 2
     assert capsys.readouterr().err == f"pineco: {tmp_path}/x: no such run; make status lists those below runs/\n"
 
 
@@ -181,8 +182,10 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", step=5)
     append(run / "run.log", "before\n")
     # A background job of a shell ignores SIGINT, and so does what it starts: tests may be such a job.
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); import pineco.launch.status.logs as logs; "
-    command = [sys.executable, "-c", f"{code}sys.exit(logs.main(sys.argv[1:]))", str(run)]
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from pineco.launch import cli; "
+    )
+    command = [sys.executable, "-c", f"{code}sys.exit(cli.main(['logs', *sys.argv[1:]]))", str(run)]
     with (
         Lease(run, None),
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,

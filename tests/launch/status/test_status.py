@@ -22,6 +22,7 @@ from pineco.launch.status.figures import Status, look
 from pineco.launch.status.state import State, present_stage
 from pineco.launch.status.table import table
 from pineco.launch.submit import slurm, squeue
+from tests.support.commands import command
 
 Says = Callable[..., None]
 
@@ -239,9 +240,9 @@ def test_evaluations_that_wait(tmp_path: Path, slurm_says: Says) -> None:
 
 def test_no_runs_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A misspelt folder or run would show an empty table, or a row of nothing."""
-    assert status.main(["--root", str(tmp_path)]) == 2
+    assert command("status")(["--root", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"pineco: {tmp_path}: no runs here; start one with make pretrain\n"
-    assert status.main([str(tmp_path / "x")]) == 2
+    assert command("status")([str(tmp_path / "x")]) == 2
     assert capsys.readouterr().err == f"pineco: {tmp_path}/x: no such run; make status lists those below runs/\n"
 
 

@@ -18,13 +18,14 @@ from pineco.data_pipeline.errors import InputError
 from pineco.launch.cluster import load_cluster
 from pineco.launch.rundir.attempts import Attempt, write_attempt
 from pineco.launch.rundir.spec import ID, JOB, RECIPE, read_job
-from pineco.launch.submit import control, submit
+from pineco.launch.submit import submit
 from pineco.launch.submit.exclusive import LOCK, submitting
 from pineco.launch.submit.sweep import submit_array
 from pineco.pretrain.recipe.load import load_recipe
 from pineco.pretrain.recipe.settings import Recipe
+from tests.support.commands import command
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).parents[3]
 SINFO = 'case "$*" in *--Node*) echo "8|20000|(null)"; echo "8|20000|(null)";; *) echo "main|main*|2|infinite";; esac'
 REFUSE = 'echo "sbatch: error: Too much memory" >&2; echo "sbatch: error: Batch job submission failed: No" >&2; exit 1'
 WAIT = 60  # seconds
@@ -117,7 +118,7 @@ def test_what_cannot_run_is_refused_before_the_plan(
     slurm: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A page of plan would stand above the one line that matters, or the job would wait for GPUs that are not there."""
-    assert submit.main([*words(tmp_path / "run", "init=random"), "--gpus", "8"]) == 2
+    assert command("submit")([*words(tmp_path / "run", "init=random"), "--gpus", "8"]) == 2
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith("pineco: gpus_per_node is 8: ")
@@ -130,7 +131,7 @@ def test_what_cannot_run_is_refused_before_the_plan(
 def test_what_sbatch_refuses_leaves_nothing(slurm: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A directory without a run would stand in every table; sbatch's words would come twice, with three prefixes."""
     slurm.answer("sbatch", REFUSE)
-    assert submit.main(words(tmp_path / "run", "init=random")) == 2
+    assert command("submit")(words(tmp_path / "run", "init=random")) == 2
     assert capsys.readouterr().err == "pineco: sbatch: Too much memory; Batch job submission failed: No\n"
     assert not (tmp_path / "run").exists()
 
@@ -213,7 +214,7 @@ def test_a_finished_run_is_not_submitted_again(
         path.touch()
     if missing:
         (run / "reports" / "step_00000005.json").unlink()
-    assert control.main(["resume", str(run)]) == 0
+    assert command("resume")([str(run)]) == 0
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert ("submitted job 7" if missing else f"{run}: done already, all of its 5 steps are taken") in said

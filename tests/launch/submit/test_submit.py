@@ -97,7 +97,7 @@ def test_the_folder_of_a_job_is_private_and_complete(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / JOB / "stop").exists(), "a run that was stopped once would never start again"
     spec = read_spec(tmp_path / "run")
     assert (spec.nodes, spec.cluster, spec.ranks) == (2, cluster, 2)
-    code = "import launch, pineco.evals.results.commit; print(launch.__file__, pineco.evals.results.commit.commit())"
+    code = "import pineco.launch, pineco.evals.results.provenance as p; print(pineco.launch.__file__, p.commit())"
     folder = tmp_path / "run" / JOB / "code"
     said = subprocess.run(
         [spec.python, "-P", "-c", code], env={"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=True

@@ -44,7 +44,7 @@ def _rows(run: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_both_towers_reach_the_second_stage(arguments: Arguments, tmp_path: Path):
+def test_both_towers_reach_the_second_stage(arguments: Arguments, tmp_path: Path) -> None:
     """The recipe would train a text tower on prompts, and CLIP start from another one; or nobody see the two losses."""
     first = "data.batch_size=8,data.lanes=4,schedule.epochs=1,log_every=1"
     still = ["schedule.steps=1", "optimizer.lr=1e-30", f"init_overrides=[{first}]"]  # the second stage stands still
@@ -60,7 +60,7 @@ def test_both_towers_reach_the_second_stage(arguments: Arguments, tmp_path: Path
     assert "different prompts" in (run / "init" / "run.log").read_text()
 
 
-def test_a_first_stage_with_captions_resumes_to_the_bit(arguments: Arguments, tmp_path: Path):
+def test_a_first_stage_with_captions_resumes_to_the_bit(arguments: Arguments, tmp_path: Path) -> None:
     """A resumed run would be another run: losses, weights and moments of the text tower, too."""
     saved = ["schedule.steps=5", "checkpoint.every_epochs=null", "checkpoint.every_steps=2"]
     command = arguments("pi_toy_captions", *saved)
@@ -75,7 +75,7 @@ def test_a_first_stage_with_captions_resumes_to_the_bit(arguments: Arguments, tm
     assert ends[0].read_bytes() == ends[1].read_bytes()
 
 
-def test_an_older_toy_world_serves_every_older_recipe(arguments: Arguments, toy_world: Path, tmp_path: Path):
+def test_an_older_toy_world_serves_every_older_recipe(arguments: Arguments, toy_world: Path, tmp_path: Path) -> None:
     """Everybody would have to make the toy world again; or its runs would not be the same runs."""
     older, losses = older_world(toy_world, tmp_path / "world"), []
     for name, world in (("new", toy_world), ("old", older)):
@@ -87,7 +87,7 @@ def test_an_older_toy_world_serves_every_older_recipe(arguments: Arguments, toy_
 
 def test_an_older_toy_world_says_what_captions_lack(
     arguments: Arguments, toy_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """A person would see a traceback, or not know that the folder has to go."""
     older = older_world(toy_world, tmp_path / "world")
     assert main([*arguments("pi_toy_captions", world=older), "--run-dir", str(tmp_path / "run")]) == 2
@@ -107,7 +107,7 @@ def _without_a_prompt(root: Path) -> str:
 
 def test_an_empty_prompt_is_one_line(
     arguments: Arguments, toy_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """A person would see a traceback in the middle of an epoch; the same table must do where no prompt is read."""
     root = shutil.copytree(toy_world / "shards" / "triplets", tmp_path / "triplets")
     said = _without_a_prompt(root)
@@ -119,7 +119,7 @@ def test_an_empty_prompt_is_one_line(
     assert main([*command, "objective.caption_weight=0"]) == 0
 
 
-def test_a_bad_template_is_one_line(arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_bad_template_is_one_line(arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All images would be learnt under one caption."""
     command = arguments("pi_toy_captions", "data.caption=an image", "--run-dir", str(tmp_path / "run"))
     assert main(command) == 2

@@ -69,7 +69,7 @@ def _wait(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("engine", ["engine.zero_stage=1", "engine.kind=local"])
-def test_interrupted_and_killed_runs_go_on_bit_identically(engine: str, small: list[str], tmp_path: Path):
+def test_interrupted_and_killed_runs_go_on_bit_identically(engine: str, small: list[str], tmp_path: Path) -> None:
     """A resumed run would be another run: losses, weights, moments and data order must be those of R0."""
     arguments = [*small, engine]
     whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "log"
@@ -103,7 +103,7 @@ def test_interrupted_and_killed_runs_go_on_bit_identically(engine: str, small: l
 
 def test_a_run_from_s3_is_the_run_from_disk(
     small: list[str], toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """The place of the data would change what is trained: both stages, losses to the last bit, final weights."""
     both = ["init=perceptual", "engine.kind=local", f"schedule.steps={STEPS // 2}"]
     first = ["data.batch_size=16", "data.lanes=8", "schedule.epochs=1", "log_every=1"]
@@ -123,7 +123,7 @@ def test_a_run_from_s3_is_the_run_from_disk(
         assert _manifest(disk / stage) == _manifest(s3 / stage)
 
 
-def test_two_ranks_train_as_one_rank_does(small: list[str], tmp_path: Path):
+def test_two_ranks_train_as_one_rank_does(small: list[str], tmp_path: Path) -> None:
     """A launcher's ranks would train something else than the recipe: same batches, same global loss."""
     arguments, log = [*small, "engine.precision=fp32", "schedule.steps=4", "engine.zero_stage=2"], tmp_path / "log"
     port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000), "WORLD_SIZE": "2"}
@@ -139,7 +139,9 @@ def test_two_ranks_train_as_one_rank_does(small: list[str], tmp_path: Path):
     assert both[1] == pytest.approx(both[0], rel=1e-4)
 
 
-def test_main_job_chains_evaluates_and_reports(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_main_job_chains_evaluates_and_reports(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Stages, reports or the run directory's files would be missing where people look for them."""
     run = tmp_path / "run"
     chain = [*small, "init=perceptual", "schedule.steps=4", "checkpoint.every_steps=2", "engine.kind=local"]
@@ -169,7 +171,7 @@ def test_main_job_chains_evaluates_and_reports(small: list[str], tmp_path: Path,
     assert "another recipe (seed is 1, there it is 42)" in capsys.readouterr().err
 
 
-def test_a_run_is_aligned_and_read_as_a_distance(small: list[str], tmp_path: Path):
+def test_a_run_is_aligned_and_read_as_a_distance(small: list[str], tmp_path: Path) -> None:
     """`make align` would align random weights, could not be resumed, or evals could not read what it exports."""
     run = tmp_path / "run"
     inner = ["init=random", "data.batch_size=8", "data.lanes=8", "schedule.steps=2", "evaluation.tasks=null"]
@@ -190,7 +192,7 @@ def test_a_run_is_aligned_and_read_as_a_distance(small: list[str], tmp_path: Pat
     assert _manifest(run) == again
 
 
-def test_init_changes_the_start_and_nothing_else(small: list[str], tmp_path: Path):
+def test_init_changes_the_start_and_nothing_else(small: list[str], tmp_path: Path) -> None:
     """perceptual, shuffled_triplets and random would not be comparable, or not differ at all."""
     first = "init_overrides=[data.batch_size=8,data.lanes=8,schedule.epochs=2]"
     losses = {}
@@ -217,7 +219,7 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_bad_input_is_one_line_and_leaves_nothing(
     case: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """A mistake would end in a traceback, or in a half-written run that blocks the next try."""
     overrides, part = REFUSALS[case]
     assert main([*small, *overrides, "--run-dir", str(tmp_path / "run")]) == 2
@@ -232,7 +234,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 )
 def test_bad_shards_are_named(
     content: bytes | None, part: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """An empty folder or a file that is no tar would give an empty epoch."""
     shards = tmp_path / "shards"
     shards.mkdir()
@@ -243,7 +245,7 @@ def test_bad_shards_are_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_damaged_checkpoint_is_refused(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_damaged_checkpoint_is_refused(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A flipped byte would be trained on."""
     command = [*small, "engine.kind=local", "schedule.steps=2", "--run-dir", str(tmp_path / "run")]
     assert main(command) == 0
@@ -255,7 +257,9 @@ def test_a_damaged_checkpoint_is_refused(small: list[str], tmp_path: Path, capsy
     assert "open_clip_model.safetensors: damaged" in capsys.readouterr().err
 
 
-def test_a_run_that_diverges_saves_nothing(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_run_that_diverges_saves_nothing(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A checkpoint of NaN weights would replace a good one."""
     command = [*small, "optimizer.lr=1e30", "engine.kind=local", "--run-dir"]
     assert main([*command, str(tmp_path / "logged")]) == 2
@@ -268,7 +272,7 @@ def test_a_run_that_diverges_saves_nothing(small: list[str], tmp_path: Path, cap
 
 def test_places_that_cannot_be_written_are_one_line(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """A file in the way, or a read-only disk, would end in a traceback."""
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "run"):
@@ -276,7 +280,7 @@ def test_places_that_cannot_be_written_are_one_line(
         assert str(tmp_path / "file") in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_a_row_cut_by_a_crash_does_not_bar_a_resume(small: list[str], tmp_path: Path):
+def test_a_row_cut_by_a_crash_does_not_bar_a_resume(small: list[str], tmp_path: Path) -> None:
     """A power cut in the middle of a line would make the run unresumable."""
     command = [*small, "engine.kind=local", "schedule.steps=4", "--run-dir", str(tmp_path / "run")]
     assert main(command) == 0
@@ -286,7 +290,7 @@ def test_a_row_cut_by_a_crash_does_not_bar_a_resume(small: list[str], tmp_path: 
     assert list(_losses(tmp_path / "run")) == [1, 2, 3, 4]
 
 
-def test_checkpoints_fall_on_epochs():
+def test_checkpoints_fall_on_epochs() -> None:
     """A checkpoint would be missed where accumulation does not divide an epoch."""
     recipe = load_recipe("clip_toy", ["data.accumulation=2", "schedule.epochs=4", "checkpoint.every_epochs=1"])
     assert total_steps(recipe, batches_per_epoch=7) == 14

@@ -57,7 +57,7 @@ def _hinge(objective: PerceptualInit, batch: TripletBatch) -> tuple[Tensor, Tens
 
 
 @pytest.mark.parametrize("batch", [_plain(_batch()), _batch()], ids=["plain", "captioned"])
-def test_without_captions_it_is_what_it_was(batch: TripletBatch):
+def test_without_captions_it_is_what_it_was(batch: TripletBatch) -> None:
     """Published runs and checkpoints of perceptual initialisation would change: to the last bit, and by name."""
     objective = PerceptualInit(_recipe(), RankInfo())
     output, (loss, score, _) = objective(batch), _hinge(objective, batch)
@@ -71,7 +71,7 @@ def test_without_captions_it_is_what_it_was(batch: TripletBatch):
     assert objective.bounds() == []
 
 
-def test_with_captions_the_loss_is_the_sum():
+def test_with_captions_the_loss_is_the_sum() -> None:
     """The recipe's weight would mean something else, or the text be scored against images that are no references."""
     objective, batch = PerceptualInit(_recipe(CAPTIONS), RankInfo()), _batch()
     output, (loss, score, reference) = objective(batch), _hinge(objective, batch)
@@ -102,7 +102,7 @@ def _train(ranks: RankInfo, *overrides: str, steps: int = 3) -> tuple[list[float
     return losses, {name: tensor.flatten().tolist() for name, tensor in weights.items()}
 
 
-def test_the_text_tower_is_trained_with_captions_alone():
+def test_the_text_tower_is_trained_with_captions_alone() -> None:
     """A run that asks for captions would leave the text tower at random; one that does not would move it."""
     start = {name: tensor.flatten().tolist() for name, tensor in build_clip(TINY_CLIP, 42).state_dict().items()}
     visual = {name for name in start if name.startswith("visual.")}
@@ -114,7 +114,7 @@ def test_the_text_tower_is_trained_with_captions_alone():
     assert moved[CAPTIONS] == set(start)
 
 
-def test_two_ranks_train_as_one_does():
+def test_two_ranks_train_as_one_does() -> None:
     """A launcher's ranks would train another first stage: prompts of the other rank count as right."""
     losses, weights = _train(RankInfo(), CAPTIONS)
     (found, shared), (_, other) = run_ranks(_train, 2, CAPTIONS, "engine.kind=deepspeed", "engine.zero_stage=2")
@@ -124,13 +124,13 @@ def test_two_ranks_train_as_one_does():
         assert shared[name] == pytest.approx(weights[name], rel=1e-3, abs=1e-4)
 
 
-def test_the_logit_scale_stays_in_its_bounds():
+def test_the_logit_scale_stays_in_its_bounds() -> None:
     """The temperature would run away; a bound of another stage would not be the recipe's."""
     _, weights = _train(RankInfo(), CAPTIONS, "objective.max_logit_scale=1")
     assert weights["logit_scale"] == [0.0]
 
 
-def test_the_second_stage_takes_both_towers():
+def test_the_second_stage_takes_both_towers() -> None:
     """The text tower that learnt prompts would be left behind, and CLIP start from a random one all the same."""
     recipe = _recipe(CAPTIONS)
     engine = build_engine(PerceptualInit(recipe, RankInfo()), recipe, RankInfo(), torch.device("cpu"))

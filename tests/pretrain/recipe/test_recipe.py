@@ -26,7 +26,7 @@ def _folders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_that_ships_loads_and_so_does_its_first_stage(name: str):
+def test_every_recipe_that_ships_loads_and_so_does_its_first_stage(name: str) -> None:
     """A recipe with a typing error would fail only when somebody's job starts."""
     recipe = load_recipe(name)
     assert recipe.name == name
@@ -43,7 +43,7 @@ def test_every_recipe_that_ships_loads_and_so_does_its_first_stage(name: str):
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Path):
+def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None:
     """recipe.yaml of a run directory would not describe the run."""
     recipe = load_recipe(name, ["seed=7", "schedule.epochs=3"])
     path = tmp_path / "recipe.yaml"
@@ -87,7 +87,7 @@ def test_a_resolved_recipe_reads_back_equal(name: str, tmp_path: Path):
         ("noequals", ["key=value"]),
     ],
 )
-def test_a_bad_override_is_named_with_its_path_and_the_nearest_key(override: str, parts: list[str]):
+def test_a_bad_override_is_named_with_its_path_and_the_nearest_key(override: str, parts: list[str]) -> None:
     """A misspelt setting would be ignored, and the run would not be what was asked for."""
     with pytest.raises(InputError) as error:
         load_recipe("clip_toy", [override])
@@ -95,14 +95,14 @@ def test_a_bad_override_is_named_with_its_path_and_the_nearest_key(override: str
     assert "\n" not in str(error.value)
 
 
-def test_the_limits_of_the_optimizer_are_allowed():
+def test_the_limits_of_the_optimizer_are_allowed() -> None:
     """A bound that is off by one would refuse plain Adam, or SGD-like runs without momentum."""
     overrides = ["optimizer.weight_decay=0", "optimizer.weight_decay_end=0", "optimizer.betas=[0.0,0.0]"]
     optimizer = load_recipe("clip_toy", overrides).optimizer
     assert (optimizer.weight_decay, optimizer.weight_decay_end, [*optimizer.betas]) == (0, 0, [0, 0])
 
 
-def test_layers_override_in_order(tmp_path: Path):
+def test_layers_override_in_order(tmp_path: Path) -> None:
     """defaults <- base <- file <- overrides: a base that wins would change every recipe built on it."""
     (tmp_path / "base.yaml").write_text("objective: {kind: clip}\nseed: 1\nlog_every: 2\nschedule: {epochs: 5}\n")
     (tmp_path / "mine.yaml").write_text("extends: base\nname: mine\nlog_every: 3\nschedule: {warmup: 4}\n")
@@ -115,7 +115,7 @@ def test_layers_override_in_order(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- a\n- b\n", "!!python/object/apply:os.system ['true']"])
-def test_a_broken_file_is_one_clear_line(text: str, tmp_path: Path):
+def test_a_broken_file_is_one_clear_line(text: str, tmp_path: Path) -> None:
     """A person would see a traceback, or YAML could run code."""
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(InputError, match=r"bad\.yaml") as error:
@@ -123,7 +123,7 @@ def test_a_broken_file_is_one_clear_line(text: str, tmp_path: Path):
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A person would not know what to set."""
     monkeypatch.delenv("PINECO_DATA")
     with pytest.raises(InputError, match="data_root: set the environment variable PINECO_DATA, or pass data_root="):
@@ -131,7 +131,7 @@ def test_a_missing_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch
     assert load_recipe("flickr8k_tiny", ["data_root=/elsewhere"]).data.root == "/elsewhere/pairs/flickr8k/train"
 
 
-def test_overrides_of_shared_sections_reach_the_first_stage():
+def test_overrides_of_shared_sections_reach_the_first_stage() -> None:
     """The two stages would read different toy worlds or build different models."""
     recipe = load_recipe("clip_toy", ["toy_world.root=/t", "seed=9", "init_overrides=[schedule.epochs=2]"])
     first = load_init_recipe(recipe)
@@ -139,13 +139,13 @@ def test_overrides_of_shared_sections_reach_the_first_stage():
     assert (first.seed, first.schedule.epochs) == (9, 2)
 
 
-def test_the_first_stage_must_be_perceptual_initialisation():
+def test_the_first_stage_must_be_perceptual_initialisation() -> None:
     """CLIP would be started from CLIP, and called perceptual."""
     with pytest.raises(InputError, match="init_recipe clip_toy: its objective is clip"):
         load_init_recipe(load_recipe("clip_toy", ["init_recipe=clip_toy"]))
 
 
-def test_first_difference_names_key_and_values():
+def test_first_difference_names_key_and_values() -> None:
     """A run directory of another recipe would be refused without saying why."""
     assert first_difference(load_recipe("clip_toy"), load_recipe("clip_toy")) is None
     difference = first_difference(load_recipe("clip_toy"), load_recipe("clip_toy", ["optimizer.lr=1"]))
@@ -153,13 +153,13 @@ def test_first_difference_names_key_and_values():
 
 
 @pytest.mark.parametrize("override", ["data.workers=7", "engine.zero_stage=2", "checkpoint.keep=9", "log_every=1"])
-def test_what_changes_no_number_does_not_bar_a_resume(override: str):
+def test_what_changes_no_number_does_not_bar_a_resume(override: str) -> None:
     """A run could not go on with more loader threads or on another engine."""
     assert first_difference(load_recipe("clip_toy"), load_recipe("clip_toy", [override])) is None
     assert first_difference(load_recipe("clip_toy"), load_recipe("clip_toy", ["engine.precision=fp32"])) is not None
 
 
-def test_published_settings_of_perceptual_initialisation():
+def test_published_settings_of_perceptual_initialisation() -> None:
     """The recipe would claim a paper's name with other numbers (arXiv 2505.14204, stage 1)."""
     recipe = load_recipe("pi_vitb32_nights")
     assert (recipe.model, recipe.seed, recipe.objective.margin) == ("ViT-B-32", 42, 0.05)
@@ -169,7 +169,7 @@ def test_published_settings_of_perceptual_initialisation():
     assert (recipe.schedule.epochs, recipe.schedule.warmup, recipe.schedule.decay) == (32, 150, "cosine")
 
 
-def test_published_settings_of_clip_on_yfcc15m():
+def test_published_settings_of_clip_on_yfcc15m() -> None:
     """The recipe would claim a paper's name with other numbers (arXiv 2505.14204, stage 2)."""
     recipe = load_recipe("clip_vitb32_yfcc15m")
     assert (recipe.model, recipe.data.accumulation, recipe.engine.precision) == ("ViT-B-32", 6, "bf16")
@@ -192,7 +192,7 @@ def test_published_settings_of_clip_on_yfcc15m():
         ("data.caption='{} {}'", ["data.caption is '{} {}'", "{} must stand in it once"]),
     ],
 )
-def test_bad_settings_of_captions_are_one_line(override: str, parts: list[str]):
+def test_bad_settings_of_captions_are_one_line(override: str, parts: list[str]) -> None:
     """A first stage would diverge, train a projection that nobody reads, or learn one caption for all images."""
     with pytest.raises(InputError) as error:
         load_recipe("pi_toy_captions", [override])
@@ -205,7 +205,7 @@ def test_bad_settings_of_captions_are_one_line(override: str, parts: list[str]):
     ("with_captions", "without"),
     [("pi_toy_captions", "pi_toy"), ("pi_vitb32_nights_captions", "pi_vitb32_nights")],
 )
-def test_a_first_stage_with_captions_differs_in_them_alone(with_captions: str, without: str):
+def test_a_first_stage_with_captions_differs_in_them_alone(with_captions: str, without: str) -> None:
     """The control would be compared with another run than the one it is the control of."""
     plain = ["name=x", "objective.caption_weight=0", "data.caption='{}'"]
     assert load_recipe(with_captions, plain) == load_recipe(without, ["name=x"])
@@ -219,14 +219,14 @@ def test_a_first_stage_with_captions_differs_in_them_alone(with_captions: str, w
         ("clip_vitb32_yfcc15m_captions", "clip_vitb32_yfcc15m", "pi_vitb32_nights_captions"),
     ],
 )
-def test_a_second_stage_with_captions_differs_in_its_first_alone(with_captions: str, without: str, first: str):
+def test_a_second_stage_with_captions_differs_in_its_first_alone(with_captions: str, without: str, first: str) -> None:
     """The control would be compared with another run than the one it is the control of."""
     same = ["name=x", f"init_recipe={first}"]
     assert load_recipe(with_captions, same[:1]) == load_recipe(without, same)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["clip_toy", "--check"]])
-def test_help_and_validation_import_no_torch(arguments: list[str]):
+def test_help_and_validation_import_no_torch(arguments: list[str]) -> None:
     """A login node would wait seconds for every typing error."""
     code = "import sys; from pineco.launch.train.run import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
     code += "print(sorted(sys.modules))"
