@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pineco.evals.report.curve import compact
-from pineco.evals.report.formats import images, interval, origin, percent, seconds, times
+from pineco.evals.report.formats import compact, images, interval, origin, percent, seconds, times
 from pineco.evals.results.averages import Average
 from pineco.evals.results.over_training import AverageOverTime, History
 from pineco.evals.results.results import EvalReport, EvalResult

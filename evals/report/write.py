@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import write_text_atomically
 from pineco.evals.data.tasks import Task, load_tasks
-from pineco.evals.report.curve import draw_curves
 from pineco.evals.report.formats import images, percent, short_interval, times
 from pineco.evals.report.markdown import report_markdown, run_markdown
 from pineco.evals.report.page import report_page, run_page
+from pineco.evals.report.plots import draw_curves, svg
 from pineco.evals.results.averages import Average, averages
 from pineco.evals.results.over_training import history
 from pineco.evals.results.results import EvalReport, EvalResult
@@ -61,7 +61,7 @@ def write_run_report(
     picture = draw_curves([run.curve(task) for task in run.tasks], title=title, x_label=run.axis)
     text = run_markdown(run, means, title=title, details=details, picture=CURVE_SVG)
     rows = [report.to_dict() for report in reports]
-    write_text_atomically(directory / CURVE_SVG, picture)
+    write_text_atomically(directory / CURVE_SVG, svg(picture, title))
     write_text_atomically(directory / REPORT_MD, text)
     write_text_atomically(directory / REPORT_HTML, run_page(run, means, title=title, details=details))
     write_text_atomically(directory / REPORT_JSON, json.dumps(rows, indent=2, allow_nan=False) + "\n")

@@ -24,8 +24,8 @@ import numpy as np
 
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.data.cifar10h_counts import People
-from pineco.evals.representation.similarity import Ranks, finite, interval, spearman
-from pineco.evals.results.draws import DRAWS, image_counts
+from pineco.evals.representation.similarity import Ranks, finite, spearman
+from pineco.evals.results.draws import DRAWS, interval, resamples
 
 SPLITS = 20  # of people into halves
 _STREAM = 0x10C1  # keeps the halves of people apart from whatever else a seed is used for
@@ -177,7 +177,7 @@ def _with_intervals(
 ) -> dict[str, Similarity]:
     """figures: of how often each image counts, and of the number of the draw, None for the set itself."""
     values = figures(np.ones(images, np.int64), None)
-    drawn = [figures(image_counts(seed, draw, images), draw) for draw in range(draws)]
+    drawn = [figures(counts, draw) for draw, counts in enumerate(resamples(seed, draws, images))]
     names = ("cross_entropy", "class_similarity_rsa", "entropy_correlation")
     found = zip(names, values, np.array(drawn).reshape(draws, len(values)).T, strict=True)
     return {name: Similarity(*map(finite, (value, *interval(column)))) for name, value, column in found}

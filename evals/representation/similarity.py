@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 
 from pineco.data_pipeline.errors import InputError
-from pineco.evals.results.draws import DRAWS, image_counts
+from pineco.evals.results.draws import DRAWS, interval, resamples
 
-_TAILS = (0.025, 0.975)
 _DRAWS_AT_ONCE = 256  # so that memory does not grow with draws
 _BLOCK = 1 << 22  # entries of a Gram matrix that are held at a time, for each model: 32 MB
 _DIGITS = 12  # of cosine distances: what differs by rounding alone is a tie
@@ -225,13 +224,6 @@ def rsa(x: np.ndarray, y: np.ndarray) -> float:
     return float(rsa_matrix([x, y], draws=0).values[0, 1])
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of what draws gave, without those that have no figure (too few different images); NaN if none."""
-    known = values[np.isfinite(values)]
-    low, high = np.quantile(known, _TAILS).tolist() if len(known) else (np.nan, np.nan)
-    return low, high
-
-
 def finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
@@ -266,7 +258,7 @@ def _all_pairs(models: int) -> list[Pair]:
 def _counts(images: int, seed: int, draws: int) -> Iterator[np.ndarray]:
     """(N,) int64: the set itself, then each draw of it."""
     yield np.ones(images, np.int64)
-    yield from (image_counts(seed, draw, images) for draw in range(draws))
+    yield from resamples(seed, draws, images)
 
 
 def _weightings(images: int, seed: int, draws: int) -> Iterator[np.ndarray]:

@@ -1,12 +1,16 @@
-"""Bootstrap draws: how often each image counts in a resample. A pure function of integers."""
+"""Bootstrap: how often each image counts in a resample, and the 95 % interval of what resamples give. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from pineco.evals.results.results import Interval
+
 DRAWS = 1000
+_TAILS = (0.025, 0.975)
 _STREAM = 0xB007  # keeps these draws apart from whatever else a seed is used for
 
 
@@ -29,3 +33,24 @@ def image_counts(seed: int, draw: int, images: int) -> np.ndarray:
     raw = np.random.Philox(key=key, counter=counter).random_raw((images + 1) // 2)
     words = np.concatenate((raw >> np.uint64(32), raw & np.uint64(2**32 - 1)))[:images]
     return np.bincount((words * np.uint64(images) >> np.uint64(32)).astype(np.int64), minlength=images)
+
+
+def resamples(seed: int, draws: int, images: int) -> Iterator[np.ndarray]:
+    """`image_counts` of each draw, one after the other, so that memory does not grow with their number."""
+    return (image_counts(seed, draw, images) for draw in range(draws))
+
+
+def interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """95 % percentile interval: the middle of what draws gave.
+
+    Draws without a figure (not finite: too few different images) are left out; NaN where none has one.
+    """
+    known = np.asarray(values, np.float64)
+    known = known[np.isfinite(known)]
+    low, high = np.quantile(known, _TAILS).tolist() if len(known) else (np.nan, np.nan)
+    return low, high
+
+
+def intervals_of(drawn: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+    """The interval of each figure, by name; `drawn`: all figures of each draw."""
+    return {name: interval([figures[name] for figures in drawn]) for name in drawn[0]}

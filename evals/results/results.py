@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from pineco.data_pipeline.errors import InputError
+from pineco.evals.results.provenance import Measurement
 
 SCHEMA_VERSION = 2
 READABLE = (1, 2)  # version 1 had no intervals, prompts, precision, selection, missing, failed and seconds of all
@@ -76,22 +77,15 @@ class EvalResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalReport:
+class EvalReport(Measurement):
     """One model on several benchmarks, with all that is needed to tell where the numbers come from."""
 
-    model: str  # for people
-    identity: str  # sha256 of the weights, or open_clip's name and tag
     results: tuple[EvalResult, ...]
     step: int | None = None  # of the training run, where the model is one of its checkpoints
     samples_seen: int | None = None
-    commit: str | None = None  # of this code; ends in -dirty where files were changed
-    versions: dict[str, str] = field(default_factory=dict)
-    hardware: str = ""
-    precision: str = "fp32"
     selection: str = ""  # tasks as asked for
     missing: tuple[str, ...] = ()  # tasks that were asked for and have no data here
     failed: dict[str, str] = field(default_factory=dict)  # by task, in one line why it has no figure
-    seconds: float = 0.0  # of the whole evaluation
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -105,9 +99,6 @@ class EvalReport:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"results": [asdict(result) for result in self.results]}
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_dict(cls, data: object) -> Self:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pineco.data_pipeline.errors import InputError
-from pineco.evals.results.draws import DRAWS, Difference, image_counts
+from pineco.evals.results.draws import DRAWS, Difference, interval, intervals_of, resamples
 
 VOID = 255
-_TAILS = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,7 @@ def intervals(runs: Sequence[Confusions], *, seed: int, draws: int = DRAWS) -> d
 
     It speaks of other images of the same kind, not of other seeds. A pure function of its arguments.
     """
-    drawn = _draws(runs, seed, draws)
-    return {name: _interval([figures[name] for figures in drawn]) for name in drawn[0]}
+    return intervals_of(_draws(runs, seed, draws))
 
 
 def difference(
@@ -156,25 +154,20 @@ def difference(
             raise InputError(
                 "two models cannot be compared: the masks differ; measure both on the same data and --size"
             )
-    value = _mean(a)[metric] - _mean(b)[metric]
+    value = _mean([metrics(run) for run in a])[metric] - _mean([metrics(run) for run in b])[metric]
     pairs = zip(_draws(a, seed, draws), _draws(b, seed, draws), strict=True)
-    return Difference(value, *_interval([one[metric] - two[metric] for one, two in pairs]))
+    return Difference(value, *interval([one[metric] - two[metric] for one, two in pairs]))
 
 
-def _mean(runs: Sequence[Confusions]) -> dict[str, float]:
-    figures = [metrics(run) for run in runs]
+def _mean(figures: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]}
 
 
 def _draws(runs: Sequence[Confusions], seed: int, draws: int) -> list[dict[str, float]]:
     """The mean over runs of each metric, for every draw of images."""
     statistics = [_statistic(run) for run in runs]
-    rows = []
-    for draw in range(draws):
-        counts = image_counts(seed, draw, len(runs[0].hits)).astype(np.float64)
-        figures = [of(counts) for of in statistics]
-        rows.append({name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]})
-    return rows
+    drawn = (counts.astype(np.float64) for counts in resamples(seed, draws, len(runs[0].hits)))
+    return [_mean([of(counts) for of in statistics]) for counts in drawn]
 
 
 def _statistic(confusions: Confusions) -> Callable[[np.ndarray], dict[str, float]]:
@@ -194,8 +187,3 @@ def _iou(confusions: Confusions, counts: np.ndarray) -> np.ndarray:
     hits, truth, predicted = (counts @ part for part in (confusions.hits, confusions.truth, confusions.predicted))
     union = truth + predicted - hits
     return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    low, high = np.quantile(values, _TAILS).tolist()
-    return low, high

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import replacing
-from pineco.evals.report.formats import interval, percent, point_interval, points, seconds
+from pineco.evals.report.formats import interval, origin_of, percent, point_interval, points
+from pineco.evals.report.markdown import escape, join, table
+from pineco.evals.results.baseline import read_baseline_fields
+from pineco.evals.results.provenance import Measurement
+from pineco.evals.results.results import Interval
 
 if TYPE_CHECKING:
     from pineco.evals.segmentation.miou import Confusions
@@ -20,16 +23,12 @@ SCHEMA, SCHEMA_VERSION = "pineco.dense", 1
 COUNTS_SUFFIX = ".counts.safetensors"
 _PARTS = ("hits", "truth", "predicted", "total")
 
-Interval = tuple[float, float]
-
 
 @dataclass(frozen=True, kw_only=True)
-class DenseReport:
+class DenseReport(Measurement):
     """One model on one data set with masks."""
 
     task: str  # incontext or linear
-    model: str  # for people
-    identity: str  # sha256 of the weights, or timm's name
     data: str
     test_digest: str  # of the test images' keys
     images: dict[str, int]  # by split
@@ -41,19 +40,11 @@ class DenseReport:
     runs: tuple[dict[str, float], ...]  # metrics of each seed
     class_iou: dict[str, float | None]  # mean over the runs; null for a class that does not occur
     settings: dict[str, Any]
-    precision: str
-    hardware: str
-    commit: str | None
-    versions: dict[str, str]
-    seconds: float  # of the whole evaluation, without loading the model
     baseline: str | None = None  # the other model, where there is one
     baseline_identity: str | None = None
     differences: dict[str, tuple[float, float, float]] = field(default_factory=dict)  # less the baseline; 95 % interval
     schema: str = SCHEMA
     schema_version: int = SCHEMA_VERSION
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
     def spread(self, metric: str) -> float | None:
         """Standard deviation over the seeds; None for one seed."""
@@ -86,14 +77,7 @@ class Baseline:
 
 def read_baseline(path: Path) -> Baseline:
     """Raises InputError for a file that is no report of this version, or lacks its counts."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--baseline {path}: cannot be read as a report ({error})") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA or data.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(f"--baseline {path}: no report of {SCHEMA} version {SCHEMA_VERSION}; measure that model again")
-    if not counts_path(path).is_file():
-        raise InputError(f"--baseline {path}: {counts_path(path).name} is not beside it; measure that model again")
+    data = read_baseline_fields(path, SCHEMA, SCHEMA_VERSION, counts_path(path))
     names = ("model", "identity", "task", "test_digest", "size")
     if missing := [name for name in names if name not in data]:
         raise InputError(f"--baseline {path}: lacks {', '.join(missing)}; measure that model again")
@@ -134,16 +118,28 @@ def load_counts(report: Path) -> list[Confusions]:
 def markdown(report: DenseReport, picture: str) -> str:
     """picture: name of the picture beside it."""
     title = {"incontext": "In-context segmentation", "linear": "Linear segmentation"}[report.task]
-    lines = [f"# {title}: {_cell(report.model)}", ""]
-    lines += _table(("metric", "value", "95 %", "chance", "spread of seeds"), _figures(report))
-    lines += ["", f"{_seeds(report)} The interval is a bootstrap over test images; chance is the commonest class."]
-    if report.baseline is not None:
-        rows = [(name, points(d[0]), point_interval((d[1], d[2]))) for name, d in report.differences.items()]
-        lines += ["", f"## Against {_cell(report.baseline)}, in points", ""]
-        lines += _table(("metric", "difference", "95 %"), rows)
-    lines += ["", "## Classes", "", *_table(("class", "IoU"), [(n, percent(v)) for n, v in report.class_iou.items()])]
-    lines += ["", f"![test images, truth and prediction]({picture})", "", "## Origin", ""]
-    return "\n".join([*lines, *_table(("", ""), list(_origin(report).items()))]) + "\n"
+    about = f"{_seeds(report)} The interval is a bootstrap over test images; chance is the commonest class."
+    classes = [(name, percent(value)) for name, value in report.class_iou.items()]
+    return join(
+        [
+            f"# {title}: {escape(report.model)}",
+            table(("metric", "value", "95 %", "chance", "spread of seeds"), _figures(report), left=1),
+            about,
+            _differences(report),
+            f"## Classes\n\n{table(('class', 'IoU'), classes, left=1)}",
+            f"![test images, truth and prediction]({picture})",
+            f"## Origin\n\n{table(('', ''), _origin(report).items(), left=2)}",
+        ]
+    )
+
+
+def _differences(report: DenseReport) -> str:
+    """Empty without a baseline."""
+    if report.baseline is None:
+        return ""
+    rows = [(name, points(d[0]), point_interval((d[1], d[2]))) for name, d in report.differences.items()]
+    head = ("metric", "difference", "95 %")
+    return f"## Against {escape(report.baseline)}, in points\n\n{table(head, rows, left=1)}"
 
 
 def _figures(report: DenseReport) -> list[tuple[str, ...]]:
@@ -164,30 +160,11 @@ def _seeds(report: DenseReport) -> str:
 
 
 def _origin(report: DenseReport) -> Mapping[str, str]:
-    return {
-        "weights": report.identity,
+    details = {
         "data": report.data,
         "images": ", ".join(f"{name} {number:,}" for name, number in report.images.items()),
         "size": f"{report.size} x {report.size}",
         "seeds": ", ".join(map(str, report.seeds)),
         "settings": ", ".join(f"{name} {value}" for name, value in report.settings.items()),
-        "precision": report.precision,
-        "hardware": report.hardware,
-        "commit": report.commit or "unknown",
-        "versions": ", ".join(f"{name} {number}" for name, number in report.versions.items()),
-        "evaluation": seconds(report.seconds),
     }
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    aligned = ["---", *["---:"] * (len(head) - 1)] if head[0] else ["---"] * len(head)
-    return [_row(head), _row(aligned), *(_row([_cell(cell) for cell in row]) for row in rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(text: str) -> str:
-    """Names come from users: nothing of them may end a cell or a line."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    return origin_of(report, details)

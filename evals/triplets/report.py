@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,11 @@ import numpy as np
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import replacing
-from pineco.evals.report.formats import interval, percent, point_interval, points, seconds
+from pineco.evals.report.formats import interval, origin_of, percent, point_interval, points
 from pineco.evals.report.markdown import escape, join, table
+from pineco.evals.report.plots import Agreement, JudgedSplit
+from pineco.evals.results.baseline import read_baseline_fields
+from pineco.evals.results.provenance import Measurement
 from pineco.evals.triplets.choices import CHANCE, OF_PEOPLE, Choices, Figure, ShareBin
 
 if TYPE_CHECKING:
@@ -59,11 +61,9 @@ class SplitReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TripletReport:
+class TripletReport(Measurement):
     """One model on one set of triplets."""
 
-    model: str  # for people
-    identity: str  # of the weights
     features: tuple[str, ...]  # one for each backbone
     mean_centre: bool
     image_size: int
@@ -72,23 +72,19 @@ class TripletReport:
     min_votes: int
     splits: dict[str, SplitReport]
     draws: int
-    precision: str
-    hardware: str
-    commit: str | None
-    versions: dict[str, str]
-    seconds: float  # of the whole evaluation, without loading the model
     baseline: str | None = None  # the other model, where there is one
     baseline_identity: str | None = None
     chance: float = CHANCE
     schema: str = SCHEMA
     schema_version: int = SCHEMA_VERSION
 
-    def to_json(self) -> str:
-        found = asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        found = super().to_dict()
         for split, report in zip(found["splits"].values(), self.splits.values(), strict=True):
             for name in ("differences", "differences_by_reference"):  # named tuples become lists else
                 split[name] = {key: gap._asdict() for key, gap in getattr(report, name).items()}
-        return json.dumps(found, indent=2, allow_nan=False) + "\n"
+        return found
 
 
 @dataclass(frozen=True)
@@ -115,14 +111,7 @@ class Baseline:
 
 def read_baseline(path: Path) -> Baseline:
     """Raises InputError for a file that is no report of this version, or lacks its distances."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--baseline {path}: cannot be read as a report ({error})") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA or data.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(f"--baseline {path}: no report of {SCHEMA} version {SCHEMA_VERSION}; measure that model again")
-    if not distances_path(path).is_file():
-        raise InputError(f"--baseline {path}: {distances_path(path).name} is not beside it; measure that model again")
+    data = read_baseline_fields(path, SCHEMA, SCHEMA_VERSION, distances_path(path))
     try:
         digests = {name: (one["votes_digest"], one["images_digest"]) for name, one in data["splits"].items()}
         return Baseline(path, data["model"], data["identity"], digests)
@@ -181,6 +170,16 @@ def markdown(report: TripletReport, picture: str) -> str:
     )
 
 
+def judged(
+    number: int, model: str, split: str, figures: Mapping[str, Figure], by_share: Sequence[ShareBin]
+) -> JudgedSplit:
+    """One model on one split, as `pineco.evals.report.plots.draw_triplets` shows it."""
+    limits = {name: figures[name].value if name in figures else None for name in OF_PEOPLE}
+    shares = tuple(Agreement(one.share, one.agreement.value, one.agreement.interval) for one in by_share)
+    two_afc = figures["two_afc"]
+    return JudgedSplit(number, model, split, two_afc.value, two_afc.interval, by_share=shares, **limits)
+
+
 def _split(name: str, split: SplitReport, report: TripletReport) -> str:
     counted = f"{split.triplets:,} triplets"
     if split.few_votes:
@@ -219,16 +218,11 @@ def said(key: str) -> str:
 
 
 def _origin(report: TripletReport) -> Mapping[str, Any]:
-    return {
-        "weights": report.identity,
+    details = {
         "features": ", ".join(report.features) + (", each centred" if report.mean_centre else ""),
         "width": f"{report.width:,}",
         "size": f"{report.image_size} x {report.image_size}",
         "data": report.data,
         "votes at least": str(report.min_votes),
-        "precision": report.precision,
-        "hardware": report.hardware,
-        "commit": report.commit or "unknown",
-        "versions": ", ".join(f"{name} {number}" for name, number in report.versions.items()),
-        "evaluation": seconds(report.seconds),
     }
+    return origin_of(report, details)

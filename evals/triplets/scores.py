@@ -14,13 +14,11 @@ import numpy as np
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.triplets.table import GROUPS
-from pineco.evals.results.draws import DRAWS, Difference, image_counts
-from pineco.evals.results.results import Interval
+from pineco.evals.results.draws import DRAWS, Difference, interval, resamples
 from pineco.evals.triplets.choices import OF_PEOPLE, Choices, Figure, ShareBin
 
 SHARE_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # bins of the majority's share, each with its upper end
 _WHOLE = 0.01  # a share of n votes is that of k voters where it is within 1 % of k / n: tables round
-_TAILS = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def differences(
     of_a, of_b = ({name: found[name] for name in names} for found in (all_a, all_b))
     values = [_value(of_a[name]) - _value(of_b[name]) for name in names]
     gaps = _draws(of_a, units, seed, draws) - _draws(of_b, units, seed, draws)
-    return {name: Difference(value, *_interval(gap)) for name, value, gap in zip(names, values, gaps.T, strict=True)}
+    return {name: Difference(value, *interval(gap)) for name, value, gap in zip(names, values, gaps.T, strict=True)}
 
 
 def _decided(choices: Choices) -> np.ndarray:
@@ -139,7 +137,7 @@ def _figures(parts: Mapping[str, Mean], reference: np.ndarray, seed: int, draws:
     one = _draws(parts, np.arange(len(reference)), seed, draws)
     many = _draws(parts, reference, seed, draws)
     return {
-        name: Figure(_value(mean), int(mean.weight.sum()), _interval(one[:, n]), _interval(many[:, n]))
+        name: Figure(_value(mean), int(mean.weight.sum()), interval(one[:, n]), interval(many[:, n]))
         for n, (name, mean) in enumerate(parts.items())
     }
 
@@ -153,16 +151,11 @@ def _draws(parts: Mapping[str, Mean], units: np.ndarray, seed: int, draws: int) 
     names, place = np.unique(units, return_inverse=True)
     sums = np.stack([_by_unit(array, place, len(names)) for m in parts.values() for array in (m.worth, m.weight)])
     found = np.full((draws, len(parts)), np.nan)
-    for draw in range(draws):
-        worth, weight = (sums @ image_counts(seed, draw, len(names)).astype(np.float64)).reshape(-1, 2).T
-        np.divide(worth, weight, out=found[draw], where=weight > 0)
+    for row, counts in zip(found, resamples(seed, draws, len(names)), strict=True):
+        worth, weight = (sums @ counts.astype(np.float64)).reshape(-1, 2).T
+        np.divide(worth, weight, out=row, where=weight > 0)
     return found
 
 
 def _by_unit(array: np.ndarray, place: np.ndarray, units: int) -> np.ndarray:
     return np.bincount(place, weights=array, minlength=units)
-
-
-def _interval(values: np.ndarray) -> Interval:
-    low, high = np.nanquantile(values, _TAILS).tolist()
-    return low, high

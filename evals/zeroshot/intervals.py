@@ -15,10 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from pineco.data_pipeline.errors import InputError
-from pineco.evals.results.draws import DRAWS, Difference, image_counts
+from pineco.evals.results.draws import DRAWS, Difference, interval, intervals_of, resamples
 from pineco.evals.zeroshot.outcomes import Outcomes, image_count, metrics, paired, statistic
-
-_TAILS = (0.025, 0.975)
 
 
 def intervals(outcomes: Outcomes, *, seed: int, draws: int = DRAWS) -> dict[str, tuple[float, float]]:
@@ -28,8 +26,7 @@ def intervals(outcomes: Outcomes, *, seed: int, draws: int = DRAWS) -> dict[str,
     In retrieval the images and texts that are searched stay as they are; what is drawn are the queries.
     """
     of = statistic(outcomes)
-    figures = [of(counts) for counts in _all_counts(seed, draws, image_count(outcomes))]
-    return {name: _interval([figure[name] for figure in figures]) for name in figures[0]}
+    return intervals_of([of(counts) for counts in _all_counts(seed, draws, image_count(outcomes))])
 
 
 def difference(a: Outcomes, b: Outcomes, metric: str, *, seed: int, draws: int = DRAWS) -> Difference:
@@ -43,16 +40,10 @@ def difference(a: Outcomes, b: Outcomes, metric: str, *, seed: int, draws: int =
         raise InputError(f"no metric {metric!r} here; there are {', '.join(first)}")
     of_a, of_b = statistic(a), statistic(b)
     gaps = [of_a(counts)[metric] - of_b(counts)[metric] for counts in _all_counts(seed, draws, image_count(a))]
-    return Difference(first[metric] - second[metric], *_interval(gaps))
+    return Difference(first[metric] - second[metric], *interval(gaps))
 
 
 def _all_counts(seed: int, draws: int, images: int) -> Iterator[np.ndarray]:
-    """One draw after the other, so that memory does not grow with their number."""
     if draws < 1:
         raise ValueError(f"{draws} draws; there must be one at least")
-    return (image_counts(seed, draw, images) for draw in range(draws))
-
-
-def _interval(values: list[float]) -> tuple[float, float]:
-    low, high = np.quantile(values, _TAILS).tolist()
-    return low, high
+    return resamples(seed, draws, images)

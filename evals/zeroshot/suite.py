@@ -18,8 +18,7 @@ from pineco.evals.data.prompts import PromptChoice
 from pineco.evals.data.tasks import Task
 from pineco.evals.models.model import Model
 from pineco.evals.ranks import Ranks, agree
-from pineco.evals.results import provenance
-from pineco.evals.results.provenance import commit
+from pineco.evals.results.provenance import measurement
 from pineco.evals.results.results import EvalReport, EvalResult
 from pineco.evals.zeroshot.classification import classification_outcomes
 from pineco.evals.zeroshot.images import Images, encode_images
@@ -125,13 +124,8 @@ def _report(
     tasks: str | Sequence[str],
 ) -> EvalReport:
     return EvalReport(
-        model=encoder.name,
-        identity=encoder.identity,
+        **measurement(encoder),
         results=tuple(results[task.key] for task, _ in resolved if task.key in results),
-        commit=commit(),
-        versions=provenance.versions(),
-        hardware=provenance.hardware(encoder.device),
-        precision=encoder.precision,
         selection=tasks if isinstance(tasks, str) else ",".join(tasks),
         missing=tuple(task.key for task in resolved.missing),
         failed=dict(failed),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pineco.data_pipeline.files import user_path, user_place
 from pineco.launch.arguments import check_report_path, positive, positive_number
+from pineco.launch.evaluate.output import log_evaluation, print_paths, write_texts
 
 if TYPE_CHECKING:
     from pineco.evals.data.segmentation import SegmentationSet
@@ -141,7 +141,7 @@ def _report(
     baseline: Baseline | None,
     seconds: float,
 ) -> DenseReport:
-    from pineco.evals.results.provenance import commit, hardware, versions
+    from pineco.evals.results.provenance import measurement
     from pineco.evals.segmentation.miou import chance, difference, intervals, matched_miou, mean_class_iou, metrics
     from pineco.evals.segmentation.report import DenseReport, load_counts
 
@@ -153,8 +153,7 @@ def _report(
     runs = tuple(metrics(run) | ({"miou_matched": matched_miou(run)} if matched else {}) for run in measured.runs)
     return DenseReport(
         task=options.task,
-        model=encoder.name,
-        identity=encoder.identity,
+        **measurement(encoder, seconds),
         data=data.root,
         test_digest=data.test.digest,
         images={split.name: split.images for split in (data.train, data.test)},
@@ -166,11 +165,6 @@ def _report(
         runs=runs,
         class_iou=dict(zip(data.classes, mean_class_iou(measured.runs), strict=True)),
         settings=settings,
-        precision=encoder.precision,
-        hardware=hardware(encoder.device),
-        commit=commit(),
-        versions=versions(),
-        seconds=seconds,
         baseline=baseline.model if baseline else None,
         baseline_identity=baseline.identity if baseline else None,
         differences=compared,
@@ -178,8 +172,6 @@ def _report(
 
 
 def _write(path: Path, report: DenseReport, measured: Measured, data: SegmentationSet) -> None:
-    """The report last: where it is, all is."""
-    from pineco.data_pipeline.files import write_text_atomically
     from pineco.evals.data.segmentation import decode_pair
     from pineco.evals.segmentation.picture import Shown, draw
     from pineco.evals.segmentation.report import markdown, save_counts
@@ -188,15 +180,13 @@ def _write(path: Path, report: DenseReport, measured: Measured, data: Segmentati
     rows = [Shown(example.where, image, truth, mask.numpy()) for example, (image, truth), mask in pairs]
     draw(f"{report.model}, {report.task}", rows, report.class_iou).save(path.with_suffix(".png"))
     save_counts(path, measured.runs)
-    write_text_atomically(path.with_suffix(".md"), markdown(report, path.with_suffix(".png").name))
-    write_text_atomically(path, report.to_json())
+    write_texts(path, markdown=markdown(report, path.with_suffix(".png").name), json=report.to_json())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 with one line on stderr for what the user can mend."""
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.WARNING, format="pineco: %(message)s")
-    logging.getLogger("pineco.evals").setLevel(logging.INFO)
+    log_evaluation()
     report = run(options)
     from pineco.evals.report.formats import interval, percent, point_interval, points
 
@@ -205,5 +195,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name} {percent(value)}, 95 % {sure}, chance {chance}")
     for name, (value, low, high) in report.differences.items():
         print(f"{name} {points(value)} points against {report.baseline}, 95 % {point_interval((low, high))}")
-    print("\n".join(str(options.out.with_suffix(suffix)) for suffix in (".json", ".md", ".png")))
+    print_paths(options.out, ".png")
     return 0

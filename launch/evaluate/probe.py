@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import logging
 import math
 import os
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import user_path, user_place
+from pineco.launch.evaluate.output import log_evaluation, print_paths, write_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--models {' '.join(models)}: needs two models or more, each once")
     data, started = _open(options.data, options.cifar10h), time.monotonic()
 
-    from pineco.data_pipeline.files import write_text_atomically
     from pineco.data_pipeline.progress import Bars
 
     with Bars(show=True) as bars:
@@ -95,12 +94,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"{data.root}: its images changed while they were read; start again")
         report = compare(found, short_names(models), data, options)
     report["seconds"] = round(time.monotonic() - started, 1)
-    from pineco.evals.representation.picture import draw
+    from pineco.evals.report.plots import draw_probe, write_png
     from pineco.evals.representation.report import markdown
 
-    draw(report).save(path.with_suffix(".png"))
-    write_text_atomically(path.with_suffix(".md"), markdown(report, path.with_suffix(".png").name))
-    write_text_atomically(path, json.dumps(report, indent=2, allow_nan=False) + "\n")  # last: where it is, all is
+    write_png(path.with_suffix(".png"), draw_probe(report))
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    write_texts(path, markdown=markdown(report, path.with_suffix(".png").name), json=text)
     return report
 
 
@@ -187,7 +186,7 @@ def compare(found: Sequence[Encoded], labels: Sequence[str], data: _Set, options
 
     from pineco.evals.models.load import check_device
     from pineco.evals.representation.similarity import cka_matrix, layer_cka, rsa_matrix
-    from pineco.evals.results.provenance import commit, hardware, versions
+    from pineco.evals.results.provenance import computed
 
     features, images = [one.embeddings for one in found], len(found[0].embeddings)
     few = np.unique(np.linspace(0, images - 1, min(images, options.rsa_images)).round().astype(int))
@@ -195,7 +194,6 @@ def compare(found: Sequence[Encoded], labels: Sequence[str], data: _Set, options
     others = zip(labels[1:], found[1:], strict=True) if options.layers else ()
     curves = {label: layer_cka(found[0].layers, one.layers, **how) for label, one in others}
     about = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "data": data.root, "images": images}
-    made_by = {"precision": options.precision, "hardware": hardware(check_device(options.device)), "commit": commit()}
     return {
         **about,
         "images_digest": f"sha256:{found[0].digest}",
@@ -209,8 +207,7 @@ def compare(found: Sequence[Encoded], labels: Sequence[str], data: _Set, options
         "rsa": {**rsa_matrix([x[few] for x in features], **how).to_dict(), "images": len(few)},
         "layers": {"tokens": options.layers, "to": labels[0], "curves": curves} if curves else None,
         "cifar10h": data.people and _with_people(found, labels, data.people, how),
-        **made_by,
-        "versions": versions(),
+        **computed(check_device(options.device), options.precision),
     }
 
 
@@ -235,8 +232,7 @@ def _with_people(found: Sequence[Encoded], labels: Sequence[str], people: People
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 with one line on stderr for what the user can mend."""
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.WARNING, format="pineco: %(message)s")
-    logging.getLogger("pineco.evals").setLevel(logging.INFO)
+    log_evaluation()
     run(options)
-    print("\n".join(str(options.out.with_suffix(suffix)) for suffix in (".json", ".md", ".png")))
+    print_paths(options.out, ".png")
     return 0

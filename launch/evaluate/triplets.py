@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pineco.data_pipeline.files import user_path, user_place
 from pineco.launch.arguments import check_report_path, positive, whole
+from pineco.launch.evaluate.output import log_evaluation, print_paths, write_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,12 +164,11 @@ def _report(
     seconds: float,
 ) -> TripletReport:
     from pineco.evals.results.draws import DRAWS
-    from pineco.evals.results.provenance import commit, hardware, versions
+    from pineco.evals.results.provenance import measurement
     from pineco.evals.triplets.report import TripletReport
 
     return TripletReport(
-        model=model.name,
-        identity=model.identity,
+        **measurement(model, seconds),
         features=model.features,
         mean_centre=model.mean_centre,
         image_size=model.image_size,
@@ -178,41 +177,34 @@ def _report(
         min_votes=options.min_votes,
         splits=splits,
         draws=DRAWS,
-        precision=model.precision,
-        hardware=hardware(model.device),
-        commit=commit(),
-        versions=versions(),
-        seconds=seconds,
         baseline=baseline.model if baseline else None,
         baseline_identity=baseline.identity if baseline else None,
     )
 
 
 def _write(path: Path, report: TripletReport, choices: dict[str, Choices], others: dict[str, Choices]) -> None:
-    """The report last: where it is, all is."""
     from pineco.data_pipeline.files import write_text_atomically
-    from pineco.evals.triplets.picture import Shown, draw
-    from pineco.evals.triplets.report import markdown, save_distances
+    from pineco.evals.report.plots import draw_triplets, svg
+    from pineco.evals.triplets.choices import CHANCE
+    from pineco.evals.triplets.report import judged, markdown, save_distances
     from pineco.evals.triplets.scores import by_share, figures
 
     rows = []
     for name, split in report.splits.items():
-        rows.append(Shown(0, report.model, name, split.figures, split.by_share))
+        rows.append(judged(0, report.model, name, split.figures, split.by_share))
         if name in others:
             again = (figures(others[name], seed=_BOOTSTRAP_SEED), by_share(others[name], seed=_BOOTSTRAP_SEED))
-            rows.append(Shown(1, report.baseline or "", name, *again))
-    picture = path.with_suffix(".svg")
-    write_text_atomically(picture, draw(f"{report.model} on {report.data}", rows))
+            rows.append(judged(1, report.baseline or "", name, *again))
+    picture, title = path.with_suffix(".svg"), f"{report.model} on {report.data}"
+    write_text_atomically(picture, svg(draw_triplets(title, rows, chance=CHANCE), title))
     save_distances(path, choices)
-    write_text_atomically(path.with_suffix(".md"), markdown(report, picture.name))
-    write_text_atomically(path, report.to_json())
+    write_texts(path, markdown=markdown(report, picture.name), json=report.to_json())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 with one line on stderr for what the user can mend."""
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.WARNING, format="pineco: %(message)s")
-    logging.getLogger("pineco.evals").setLevel(logging.INFO)
+    log_evaluation()
     report = run(options)
     from pineco.evals.report.formats import interval, percent, point_interval, points
     from pineco.evals.triplets.report import said
@@ -224,5 +216,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {said(key)} {percent(figure.value)}, 95 % {interval(figure.interval)}")
         for key, gap in split.differences.items():
             print(f"  {said(key)} {points(gap.value)} points against {report.baseline}, 95 % {point_interval(gap[1:])}")
-    print("\n".join(str(options.out.with_suffix(suffix)) for suffix in (".json", ".md", ".svg")))
+    print_paths(options.out, ".svg")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pineco.data_pipeline.files import user_path, user_place
 from pineco.launch.arguments import check_report_path, full_disk, make_folder, positive
+from pineco.launch.evaluate.output import log_evaluation
 
 if TYPE_CHECKING:
     from pineco.evals.results.results import EvalReport
@@ -132,8 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.layout:
         return show_layout(options)
-    logging.basicConfig(level=logging.WARNING, format="pineco: %(message)s")
-    logging.getLogger("pineco.evals").setLevel(logging.INFO)
+    log_evaluation()
     report = _run(options)
     for task, why in report.failed.items():
         print(f"pineco: {task} has no figure: {why}", file=sys.stderr)

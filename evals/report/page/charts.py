@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pineco.evals.report.curve import compact, nice_ticks
-from pineco.evals.report.formats import percent
-from pineco.evals.report.page.html import Html, tag
+from markupsafe import Markup
+
+from pineco.evals.report.formats import compact, nice_ticks, percent
 from pineco.evals.results.results import Interval
+
+_EMPTY = Markup()
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Point:
     chance: float | None = None
 
 
-def curve_chart(points: Sequence[Point], *, label: str, axis: str, y_ticks: int = 3, x_ticks: int = 2) -> Html:
+def curve_chart(points: Sequence[Point], *, label: str, axis: str, y_ticks: int = 3, x_ticks: int = 2) -> Markup:
     """A curve over training with its interval as a band and chance dashed; both axes start at 0.
 
     `label` says to those who do not see it what the picture shows.
@@ -33,25 +35,19 @@ def curve_chart(points: Sequence[Point], *, label: str, axis: str, y_ticks: int 
     largest_x = max(point.x for point in points) or 1.0
     ticks = nice_ticks(max(_heights(points)), y_ticks)
     frame = _Frame(largest_x, ticks[-1])
-    drawn = tag(
-        "svg",
-        [_level(frame.y(share), "grid" if share else "axis") for share in ticks],
-        *(_chance(frame, part) for part in _parts(points)[:1]),
-        *(_band(frame, part) for part in _parts(points)),
-        [_line(frame, part) for part in _parts(points)],
-        _dots(frame, points, axis),
-        viewBox="0 0 100 100",
-        preserveAspectRatio="none",
-        role="img",
-        aria_label=label,
-    )
-    names_y = [tag("span", f"{100 * share:.3g}%", class_="tick y", style=_at(top=frame.y(share))) for share in ticks]
-    return tag("div", drawn, names_y, _names_x(frame, x_ticks), class_="area")
+    drawn = [_level(frame.y(share), "grid" if share else "axis") for share in ticks]
+    drawn += [shape for part in _parts(points)[:1] for shape in _chance(frame, part)]
+    drawn += [shape for part in _parts(points) for shape in _band(frame, part)]
+    drawn += [_line(frame, part) for part in _parts(points)]
+    drawn += _dots(frame, points, axis)
+    names = [_tick(f"{100 * share:.3g}%", "tick y", "top", frame.y(share)) for share in ticks]
+    names += _names_x(frame, x_ticks)
+    return Markup('<div class="area">{}{}</div>').format(_svg(drawn, label), _EMPTY.join(names))
 
 
 def range_chart(
     value: float, interval: Interval | None, *, low: float, high: float, mark: float, label: str, class_: str = ""
-) -> Html:
+) -> Markup:
     """One figure in a table cell: a dot, its interval as a line, and a dashed mark (chance, or no difference).
 
     The cell spans from `low` to `high`.
@@ -61,19 +57,20 @@ def range_chart(
     def place(number: float) -> str:
         return f"{100 * (number - low) / span:.2f}"
 
-    ends = [] if interval is None else [tag("path", d=f"M{place(interval[0])},50H{place(interval[1])}", class_="range")]
-    drawn = tag(
-        "svg",
-        tag("path", d="M0,50H100", class_="grid"),
-        tag("path", d=f"M{place(mark)},0V100", class_="chance"),
-        ends,
-        tag("path", d=f"M{place(value)},50h0", class_="dot"),
-        viewBox="0 0 100 100",
-        preserveAspectRatio="none",
-        role="img",
-        aria_label=label,
-    )
-    return tag("span", drawn, class_=f"cell {class_}".strip())
+    drawn = [_path("M0,50H100", "grid"), _path(f"M{place(mark)},0V100", "chance")]
+    if interval is not None:
+        drawn.append(_path(f"M{place(interval[0])},50H{place(interval[1])}", "range"))
+    drawn.append(_path(f"M{place(value)},50h0", "dot"))
+    return Markup('<span class="{}">{}</span>').format(f"cell {class_}".strip(), _svg(drawn, label))
+
+
+def _svg(shapes: Sequence[Markup], label: str) -> Markup:
+    head = Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">').format(label)
+    return head + _EMPTY.join(shapes) + Markup("</svg>")
+
+
+def _path(shape: str, class_: str) -> Markup:
+    return Markup('<path d="{}" class="{}"/>').format(shape, class_)
 
 
 @dataclass(frozen=True)
@@ -107,46 +104,45 @@ def _parts(points: Sequence[Point]) -> list[list[Point]]:
     return [part for part in parts if part]
 
 
-def _line(frame: _Frame, part: Sequence[Point]) -> Html:
+def _line(frame: _Frame, part: Sequence[Point]) -> Markup:
     joined = " ".join(f"{frame.x(p.x):.2f},{frame.y(p.value or 0.0):.2f}" for p in part)
-    return tag("polyline", points=joined, class_="curve")
+    return Markup('<polyline points="{}" class="curve"/>').format(joined)
 
 
-def _band(frame: _Frame, part: Sequence[Point]) -> list[Html]:
+def _band(frame: _Frame, part: Sequence[Point]) -> list[Markup]:
     known = [(p.x, p.interval) for p in part if p.interval is not None]
     if len(known) < 2:
         return []
     upper = [f"{frame.x(x):.2f},{frame.y(high):.2f}" for x, (_, high) in known]
     lower = [f"{frame.x(x):.2f},{frame.y(low):.2f}" for x, (low, _) in reversed(known)]
-    return [tag("polygon", points=" ".join(upper + lower), class_="band")]
+    return [Markup('<polygon points="{}" class="band"/>').format(" ".join(upper + lower))]
 
 
-def _chance(frame: _Frame, part: Sequence[Point]) -> list[Html]:
+def _chance(frame: _Frame, part: Sequence[Point]) -> list[Markup]:
     """The last checkpoint's; it is the same at all of them where the data are."""
     chance = part[-1].chance
     return [] if chance is None else [_level(frame.y(chance), "chance")]
 
 
-def _dots(frame: _Frame, points: Sequence[Point], axis: str) -> list[Html]:
+def _dots(frame: _Frame, points: Sequence[Point], axis: str) -> list[Markup]:
     known = [(p.x, p.value) for p in points if p.value is not None]
-    dots = []
+    written, dots = Markup('<path d="M{:.2f},{:.2f}h0" class="{}"><title>{}</title></path>'), []
     for number, (x, value) in enumerate(known, start=1):
-        title = tag("title", f"{percent(value)} at {compact(x)} {axis}")
-        shape = f"M{frame.x(x):.2f},{frame.y(value):.2f}h0"
-        dots.append(tag("path", title, d=shape, class_="dot end" if number == len(known) else "dot"))
+        title, class_ = f"{percent(value)} at {compact(x)} {axis}", "dot end" if number == len(known) else "dot"
+        dots.append(written.format(frame.x(x), frame.y(value), class_, title))
     return dots
 
 
-def _level(y: float, class_: str) -> Html:
-    return tag("path", d=f"M0,{y:.2f}H100", class_=class_)
+def _level(y: float, class_: str) -> Markup:
+    return _path(f"M0,{y:.2f}H100", class_)
 
 
-def _names_x(frame: _Frame, most: int) -> list[Html]:
+def _names_x(frame: _Frame, most: int) -> list[Markup]:
     """0 and the last place, and round numbers between them where there is room."""
     inner = [x for x in nice_ticks(frame.largest_x, most)[1:] if x < 0.75 * frame.largest_x] if most > 2 else []
     places = [(0.0, "tick x first"), *((x, "tick x") for x in inner), (frame.largest_x, "tick x last")]
-    return [tag("span", compact(x), class_=class_, style=_at(left=frame.x(x))) for x, class_ in places]
+    return [_tick(compact(x), class_, "left", frame.x(x)) for x, class_ in places]
 
 
-def _at(**percentages: float) -> str:
-    return ";".join(f"{side}:{value:.2f}%" for side, value in percentages.items())
+def _tick(text: str, class_: str, side: str, place: float) -> Markup:
+    return Markup('<span class="{}" style="{}:{:.2f}%">{}</span>').format(class_, side, place, text)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from pineco.evals.report.curve import compact
-from pineco.evals.report.formats import interval, percent
+from markupsafe import Markup
+
+from pineco.evals.report.formats import compact, interval, percent
 from pineco.evals.report.page.charts import Point, curve_chart
-from pineco.evals.report.page.html import Html, document, heads, named, number, scrolling, section, tag
-from pineco.evals.report.page.report import READING
-from pineco.evals.report.page.sections import (
-    average_cards,
-    best_and_worst,
-    gaps,
-    header,
-    notes,
-    origin_section,
-    results_section,
-)
+from pineco.evals.report.page.html import render
+from pineco.evals.report.page.report import READING, tables
 from pineco.evals.results.averages import Average
 from pineco.evals.results.over_training import AverageOverTime, History
 from pineco.evals.results.results import EvalResult
+
+
+class _Figure(NamedTuple):
+    """A curve with its caption."""
+
+    name: str
+    now: str
+    lines: Sequence[str]
+    chart: Markup
 
 
 def run_page(run: History, averages: Sequence[AverageOverTime], *, title: str, details: Mapping[str, str]) -> str:
@@ -30,37 +32,32 @@ def run_page(run: History, averages: Sequence[AverageOverTime], *, title: str, d
     over_time = len(run.reports) > 1
     best = {"best": {task: _best(run, task) for task in run.tasks}} if over_time else {}
     note = f"{READING} Best: the highest of all checkpoints, and its {run.axis}." if over_time else READING
-    return document(
-        title,
-        header(title, f"Zero-shot over training: {many}, {tasks}, the last at {compact(run.places[-1])} {run.axis}"),
-        average_cards([average.points[-1] for average in averages]),
-        _average_curves(run, averages) if over_time else Html(""),
-        results_section("Last checkpoint", run.last.results, best, note),
-        _not_in_last(run),
-        gaps(run.last),
-        notes(run.last.notes),
-        best_and_worst(run.last.results),
-        [_task_curves(run), _every_checkpoint(run, averages)] if over_time else Html(""),
-        origin_section(run.last, details),
+    return render(
+        "run.html",
+        title=title,
+        lead=f"Zero-shot over training: {many}, {tasks}, the last at {compact(run.places[-1])} {run.axis}",
+        reading=note,
+        run=run,
+        averages=averages,
+        last_averages=[average.points[-1] for average in averages],
+        average_figures=_average_figures(run, averages) if over_time else [],
+        not_in_last=[task for task in run.tasks if task not in run.last.by_task],
+        task_figures=[_task_figure(run, task) for task in run.tasks] if over_time else [],
+        **tables(run.last, best, details),
     )
 
 
 def _best(run: History, task: str) -> str:
     checkpoint = run.best(task)
-    return f"{percent(_values(run, task)[checkpoint])} at {compact(run.places[checkpoint])}"
+    return f"{percent(run.reports[checkpoint].by_task[task].value)} at {compact(run.places[checkpoint])}"
 
 
-def _average_curves(run: History, averages: Sequence[AverageOverTime]) -> Html:
+def _average_figures(run: History, averages: Sequence[AverageOverTime]) -> list[_Figure]:
     """Those that have a value at some checkpoint; where one is refused, it is said which and what it lacks."""
-    drawn = [a for a in averages if len(a.refused) < len(a.points)]
-    if not drawn:
-        return Html("")
-    note = "The band is the 95 % interval, the dashed line what guessing scores."
-    figures = [_average_figure(run, a) for a in drawn]
-    return section("Averages over training", tag("div", figures, class_="plots wide"), note=note)
+    return [_average_figure(run, a) for a in averages if len(a.refused) < len(a.points)]
 
 
-def _average_figure(run: History, over_time: AverageOverTime) -> Html:
+def _average_figure(run: History, over_time: AverageOverTime) -> _Figure:
     points = [_average_point(x, a) for x, a in zip(run.places, over_time.points, strict=True)]
     lacking = [_lacks(run, over_time, n) for n in over_time.refused]
     return _figure(run, over_time.points[-1].label, points, lacking, wide=True)
@@ -72,23 +69,15 @@ def _lacks(run: History, over_time: AverageOverTime, checkpoint: int) -> str:
     return f"none at {compact(run.places[checkpoint])}: lacks {named}"
 
 
-def _task_curves(run: History) -> Html:
-    figures = [_task_figure(run, task) for task in run.tasks]
-    note = f"Main metric over {run.axis}; band: 95 % interval; dashed: chance. Each picture has a scale of its own."
-    class_ = "plots wide" if len(figures) <= 2 else "plots"
-    return section("Every task over training", tag("div", figures, class_=class_), note=note)
-
-
-def _task_figure(run: History, task: str) -> Html:
+def _task_figure(run: History, task: str) -> _Figure:
     results = run.of(task)
     points = [_point(x, result) for x, result in zip(run.places, results, strict=True)]
     absent = [compact(x) for x, result in zip(run.places, results, strict=True) if result is None]
-    return _figure(
-        run, task, points, [f"not measured at {', '.join(absent)}"] if absent else [], wide=len(run.tasks) <= 2
-    )
+    remarks = [f"not measured at {', '.join(absent)}"] if absent else []
+    return _figure(run, task, points, remarks, wide=len(run.tasks) <= 2)
 
 
-def _figure(run: History, name: str, points: Sequence[Point], remarks: Sequence[str], *, wide: bool) -> Html:
+def _figure(run: History, name: str, points: Sequence[Point], remarks: Sequence[str], *, wide: bool) -> _Figure:
     known = [point for point in points if point.value is not None]
     first, last = known[0], known[-1]
     when = f"{percent(first.value)} at {compact(first.x)}, {percent(last.value)} at {compact(last.x)} {run.axis}"
@@ -101,12 +90,7 @@ def _figure(run: History, name: str, points: Sequence[Point], remarks: Sequence[
     )
     under = [f"95 %: {interval(last.interval)}"] if last.interval else []
     under += [f"chance {percent(last.chance)}"] if last.chance is not None else []
-    caption = tag(
-        "figcaption",
-        tag("div", tag("h3", named(name)), tag("span", percent(last.value), class_="now"), class_="row"),
-        [tag("p", line, class_="under") for line in (*under, *remarks)],
-    )
-    return tag("figure", caption, chart, class_="plot")
+    return _Figure(name, percent(last.value), [*under, *remarks], chart)
 
 
 def _point(x: float, result: EvalResult | None) -> Point:
@@ -115,31 +99,3 @@ def _point(x: float, result: EvalResult | None) -> Point:
 
 def _average_point(x: float, a: Average) -> Point:
     return Point(x, a.value, a.interval, a.chance)
-
-
-def _not_in_last(run: History) -> Html:
-    absent = [task for task in run.tasks if task not in run.last.by_task]
-    text = f"Measured at an earlier checkpoint, not at the last: {', '.join(absent)}."
-    return tag("p", text, class_="note") if absent else Html("")
-
-
-def _every_checkpoint(run: History, averages: Sequence[AverageOverTime]) -> Html:
-    """Tasks are the rows: a phone is taller than it is wide."""
-    rows = [
-        tag(
-            "tr",
-            tag("th", over_time.points[-1].label, scope="row"),
-            [number(percent(a.value), class_="value") for a in over_time.points],
-        )
-        for over_time in averages
-    ]
-    for task in run.tasks:
-        best = run.best(task)
-        cells = [number(percent(v), class_="best" if n == best else "") for n, v in enumerate(_values(run, task))]
-        rows.append(tag("tr", tag("th", named(task), scope="row"), cells))
-    table = scrolling("Every checkpoint", heads(f"task, at {run.axis}", *map(compact, run.places)), rows)
-    return section("Every checkpoint", table, note="Main metric; the best checkpoint of a task stands out.")
-
-
-def _values(run: History, task: str) -> list[float | None]:
-    return [result.value if result else None for result in run.of(task)]

@@ -12,11 +12,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from jinja2 import UndefinedError
+from markupsafe import Markup
 
 from pineco.evals.data.tasks import Task, load_tasks
 from pineco.evals.report.page import comparison_page, report_page, run_page
 from pineco.evals.report.page.charts import Point, curve_chart, range_chart
-from pineco.evals.report.page.html import STYLE, Html, named, tag
+from pineco.evals.report.page.html import STYLE, environment, named
 from pineco.evals.results.averages import averages
 from pineco.evals.results.comparison import ComparedAverage, ComparedTask, Comparison, Gap
 from pineco.evals.results.over_training import history
@@ -158,12 +160,21 @@ def test_a_page_can_be_heard(name: str) -> None:
 
 def test_strings_are_escaped_and_markup_is_not() -> None:
     """Escaping would depend on whoever writes the next page."""
-    assert (
-        tag("p", "<b>", tag("b", "x"), ["&", tag("i")], class_='"')
-        == '<p class="&quot;">&lt;b&gt;<b>x</b>&amp;<i></i></p>'
-    )
+    written = environment().from_string('<p class="{{ a }}">{{ b }}{{ c }}</p>')
+    assert written.render(a='"', b="<b>", c=Markup("<i>")) == '<p class="&#34;">&lt;b&gt;<i></p>'
     assert named("a/b_c<d>") == "a/<wbr>b_<wbr>c&lt;d&gt;"
-    assert isinstance(tag("p"), Html)
+    assert isinstance(named("a"), Markup)
+    [box] = Elements(range_chart(0.5, None, low=0, high=1, mark=0, label='"><b>', class_='"')).found[:1]
+    assert box == ("span", {"class": 'cell "'})
+    [drawn] = ElementTree.fromstring(range_chart(0.5, None, low=0, high=1, mark=0, label='"><b>'))
+    assert drawn.get("aria-label") == '"><b>'
+
+
+def test_a_name_that_a_template_lacks_is_an_error() -> None:
+    """A misspelt figure would leave an empty cell on a page."""
+    for text in ("{{ nothing }}", "{{ report.nothing }}", "{% for one in nothing %}{% endfor %}"):
+        with pytest.raises(UndefinedError):
+            environment().from_string(text).render(report=report_of([]))
 
 
 def test_the_results_are_on_the_page() -> None:

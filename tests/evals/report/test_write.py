@@ -4,21 +4,18 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.report import write as report
-from pineco.evals.report.curve import compact, draw_curves, nice_ticks
+from pineco.evals.report.formats import compact, nice_ticks
 from pineco.evals.report.markdown import results_table
 from pineco.evals.results.averages import averages
-from pineco.evals.results.over_training import Curve, history
+from pineco.evals.results.over_training import history
 from pineco.evals.results.provenance import commit
 from pineco.evals.results.results import EvalReport, EvalResult
-
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 def result(task: str, value: float, chance: float = 0.1) -> EvalResult:
@@ -220,42 +217,6 @@ def test_a_run_without_checkpoints_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to report"):
         report.write_run_report(tmp_path / "new", [], title="t", details={})
     assert not (tmp_path / "new").exists()
-
-
-def test_curves_are_one_line_a_task_with_its_chance(tmp_path: Path) -> None:
-    """A task would be missing from the picture, or its line stand at wrong values."""
-    curves = [
-        Curve("a<b & c", ((0, 0.0), (50, 0.25), (100, 0.5)), 0.1),
-        Curve("low", ((100, 0.3),), 0.2),
-        Curve("x" * 60, ((0, 0.2), (100, 0.4)), 0.2),
-    ]
-    root = ElementTree.fromstring(draw_curves(curves, title="<t>", x_label="samples seen"))
-    lines = root.findall(f"{SVG}polyline")
-    assert [line.find(f"{SVG}title").text for line in lines] == ["a<b & c", "x" * 60, "low"]
-    assert len(lines[0].get("points").split()) == 3
-    (x0, y0), (x1, y1), (x2, y2) = (map(float, p.split(",")) for p in lines[0].get("points").split())
-    assert x2 - x1 == pytest.approx(x1 - x0, abs=0.11)
-    assert y1 - y2 == pytest.approx(y0 - y1, abs=0.11)
-    dashed = [line for line in root.findall(f"{SVG}line") if line.get("stroke-dasharray")]
-    assert len(dashed) == 3
-    assert float(dashed[0].get("y1")) == pytest.approx(y0 + (y2 - y0) / 5, abs=0.11)
-
-
-def test_texts_of_the_picture_do_not_overlap() -> None:
-    """The legend or the ticks of a full suite could not be read."""
-    curves = [Curve(f"vtab/clevr_closest_object_{i:08d}", ((10**9, i / 40),), 0.02) for i in range(40)]
-    root = ElementTree.fromstring(draw_curves(curves, title="t" * 200, x_label="samples seen"))
-    boxes = []
-    for text in root.findall(f"{SVG}text"):
-        width = (9 if text.get("font-weight") else 7) * len(text.text)
-        x = float(text.get("x")) - {"start": 0, "middle": width / 2, "end": width}[text.get("text-anchor")]
-        boxes.append((x, x + width, float(text.get("y"))))
-    for number, (left, right, y) in enumerate(boxes):
-        assert left >= 0
-        assert right <= float(root.get("width"))
-        assert y <= float(root.get("height"))
-        for other_left, other_right, other_y in boxes[:number]:
-            assert abs(y - other_y) >= 12 or right <= other_left or other_right <= left
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,13 @@ from pineco.evals.representation.similarity import (
     Ranks,
     cka_matrix,
     cosine_distances,
-    interval,
     layer_cka,
     linear_cka,
     rsa,
     rsa_matrix,
     spearman,
 )
-from pineco.evals.results.draws import image_counts
+from pineco.evals.results.draws import image_counts, interval
 
 BOTH = pytest.mark.parametrize("debiased", [True, False], ids=["debiased", "biased"])
 

@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pineco.evals.models.load import load_model
-from pineco.evals.representation.picture import draw
 from pineco.evals.representation.similarity import linear_cka, rsa
 from pineco.launch.evaluate.probe import short_names
 from tests.evals.conftest import WriteFolder
@@ -180,21 +179,6 @@ def test_names_are_what_the_models_do_not_share() -> None:
         "runs/x/step_1/export",
     ]
     assert short_names(["ViT-B-32:openai", TIMM]) == ["ViT-B-32:openai", TIMM]
-
-
-def test_a_picture_of_many_models_fits() -> None:
-    """Names or numbers would run over each other or off the sheet, and a missing figure end in a traceback."""
-    for count in (2, 12):
-        square = [[None if i + j == 1 else (i - j) / 12 for i in range(count)] for j in range(count)]
-        table = {"values": square, "low": square, "high": square, "images": 5}
-        curve = {"of_first": [0, 1, 2], "cka": [0.2, -0.3, None], "low": [0.1, -0.4, None], "high": [0.3, 0.0, None]}
-        models = [{"label": f"{'long/' * 60}{number}"} for number in range(count)]
-        layers = {"tokens": "cls", "curves": {str(n): curve for n in range(1, count)}}
-        picture = draw({"models": models, "images": 5, "data": "x" * 500, "cka": table, "rsa": table, "layers": layers})
-        pixels = np.asarray(picture)
-        for edge in (pixels[:8], pixels[-8:], pixels[:, :8], pixels[:, -8:]):
-            assert (edge == 255).all(), "nothing at the edge"
-        assert (pixels < 255).any()
 
 
 @pytest.mark.parametrize(
