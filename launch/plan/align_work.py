@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pineco.launch.plan.model_size import Precision, Tower, model_size
 from pineco.launch.plan.timm_size import TIMM, timm_tower
 from pineco.launch.plan.workload import Amount, Work
-from pineco.pretrain.recipe.settings import AlignMember, AlignSettings, Recipe
+from pineco.pretrain.recipe.objectives import AlignMember, AlignSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 IMAGES = 3
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pineco.pretrain.recipe.settings import ImageTextSettings, MultiCropSettings, Recipe, TripletSettings
+from pineco.pretrain.recipe.data import ImageTextSettings, MultiCropSettings, TripletSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 if TYPE_CHECKING:
     from pineco.data_pipeline.triplets.table import TripletTable

@@ -10,7 +10,9 @@ from pineco.data_pipeline.errors import InputError
 from pineco.launch.plan.model_size import Precision, Tower, model_size
 from pineco.launch.plan.neco_loss_size import loss_flops
 from pineco.launch.plan.timm_size import TIMM, timm_tower
-from pineco.pretrain.recipe.settings import MultiCropSettings, NecoSettings, Recipe
+from pineco.pretrain.recipe.data import MultiCropSettings
+from pineco.pretrain.recipe.objectives import NecoSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 GLOBALS = 2
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pineco.launch.plan.model_size import ModelSize, gathered_bytes, logit_bytes, model_size
-from pineco.pretrain.recipe.settings import PerceptualInitSettings, Recipe
+from pineco.pretrain.recipe.objectives import PerceptualInitSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 IMAGES = 3  # of a triplet
 _THERE_AND_BACK = "2 (there and back) x 2 B d 4"

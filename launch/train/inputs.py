@@ -19,14 +19,9 @@ from pineco.data_pipeline.triplets.source import TripletSource, open_triplets
 from pineco.evals.data.datasets import resolve_tasks
 from pineco.pretrain.distributed import RankInfo, barrier
 from pineco.pretrain.models.clip import image_size, tokenizer
-from pineco.pretrain.recipe.settings import (
-    DataSettings,
-    ImageTextSettings,
-    MultiCropSettings,
-    PerceptualInitSettings,
-    Recipe,
-    TripletSettings,
-)
+from pineco.pretrain.recipe.data import DataSettings, ImageTextSettings, MultiCropSettings, TripletSettings
+from pineco.pretrain.recipe.objectives import PerceptualInitSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 
 def build_loader(recipe: Recipe, ranks: RankInfo, *, ledger: Path, pin: bool) -> Loader[Any]:

@@ -27,7 +27,8 @@ from pineco.pretrain.models.lora import (
     split_attention,
 )
 from pineco.pretrain.objectives.base import Objective, StepOutput
-from pineco.pretrain.recipe.settings import AlignMember, AlignSettings, Recipe
+from pineco.pretrain.recipe.objectives import AlignMember, AlignSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 SCHEMA = 2  # of perceptual.json; in 1, class tokens and patches were read after the last norm
 

@@ -22,7 +22,9 @@ from pineco.pretrain.models.backbones import build_backbone
 from pineco.pretrain.objectives.base import Objective, StepOutput
 from pineco.pretrain.optim import cosine, follow
 from pineco.pretrain.patch_queue import PatchQueue, pick, shuffled
-from pineco.pretrain.recipe.settings import MultiCropSettings, NecoSettings, Recipe
+from pineco.pretrain.recipe.data import MultiCropSettings
+from pineco.pretrain.recipe.objectives import NecoSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 GLOBALS = 2
 

@@ -12,7 +12,8 @@ from pineco.pretrain.losses import cosine_distance, prompt_contrastive_loss, tri
 from pineco.pretrain.models.clip import Normalise, build_clip, open_clip_export
 from pineco.pretrain.models.features import clip_features
 from pineco.pretrain.objectives.base import Bound, Objective, StepOutput, logit_scale_bound
-from pineco.pretrain.recipe.settings import PerceptualInitSettings, Recipe
+from pineco.pretrain.recipe.objectives import PerceptualInitSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 
 class PerceptualInit(Objective):

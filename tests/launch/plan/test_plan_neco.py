@@ -21,8 +21,9 @@ from pineco.launch.plan.neco_work import MEASURED, core_seconds, neco_work
 from pineco.launch.plan.plan import Plan, plan
 from pineco.launch.plan.timm_size import timm_tower
 from pineco.launch.submit import submit
+from pineco.pretrain.recipe.data import MultiCropSettings
 from pineco.pretrain.recipe.load import load_recipe, recipe_names
-from pineco.pretrain.recipe.settings import MultiCropSettings, Recipe
+from pineco.pretrain.recipe.settings import Recipe
 from tests.support.commands import command
 
 main = command("plan")

@@ -30,7 +30,7 @@ from pineco.pretrain.recipe.load import load_recipe
         ("objective.drop_path=1.0", r"drop_path is 1.0; it must lie in \[0, 1\)"),
         ("objective.drop_path=-0.5", "drop_path is -0.5"),
         ("objective.image_size=0", "image_size is 0"),
-        ("objective.trainable_blocks=0", "trainable_blocks is 0; at least 1, or null for all"),
+        ("objective.trainable_blocks=0", "trainable_blocks is 0; it must be at least 1, or null for all"),
     ],
 )
 def test_a_setting_that_cannot_be(override: str, message: str) -> None:

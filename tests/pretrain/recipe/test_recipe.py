@@ -10,7 +10,7 @@ import pytest
 
 from pineco.data_pipeline.errors import InputError
 from pineco.pretrain.recipe.load import first_difference, load_init_recipe, load_recipe, recipe_names, recipe_yaml
-from pineco.pretrain.recipe.settings import OBJECTIVES
+from pineco.pretrain.recipe.objectives import OBJECTIVES
 
 VARIABLES = (
     "PINECO_DATA", "PINECO_NIGHTS", "PINECO_YFCC15M", "PINECO_BENCHMARKS", "PINECO_BACKBONE", "PINECO_IMAGES",
