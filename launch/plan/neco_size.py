@@ -147,14 +147,16 @@ class NecoSize:
 
 def neco_size(recipe: Recipe) -> NecoSize:
     """Raises InputError where the views do not fit the backbone, NoEstimateError where no formula knows it."""
-    settings: NecoSettings = recipe.objective
+    settings, data = recipe.objective, recipe.data
+    assert isinstance(settings, NecoSettings)
+    assert isinstance(data, MultiCropSettings)
     if recipe.model.startswith(TIMM):
         tower = timm_tower(recipe.model.removeprefix(TIMM), settings.image_size)
         model = tower.parameters
     else:
         clip = model_size(recipe.model)
         tower, model = clip.vision, clip.parameters
-    size = NecoSize(recipe.name, tower, model, settings, recipe.data, recipe.engine.precision)
+    size = NecoSize(recipe.name, tower, model, settings, data, recipe.engine.precision)
     _check(size)
     return size
 

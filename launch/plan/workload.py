@@ -64,7 +64,8 @@ def clip_work(recipe: Recipe) -> Work:
 
 def triplet_work(recipe: Recipe) -> Work:
     """The image tower on three images; the text tower lies in memory, and is saved with it."""
-    settings: PerceptualInitSettings = recipe.objective
+    settings = recipe.objective
+    assert isinstance(settings, PerceptualInitSettings)
     size = model_size(recipe.model)
     if settings.caption_weight > 0:
         return _captioned_work(recipe, size)

@@ -20,7 +20,8 @@ class Clip(Objective):
 
     def __init__(self, recipe: Recipe, ranks: RankInfo) -> None:
         super().__init__()
-        self.settings: ClipSettings = recipe.objective
+        assert isinstance(recipe.objective, ClipSettings)
+        self.settings = recipe.objective
         self.ranks = ranks
         self.model, self.export = build_clip(recipe.model, recipe.seed), open_clip_export(recipe.model)
         self._start_text()

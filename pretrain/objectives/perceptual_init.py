@@ -26,7 +26,8 @@ class PerceptualInit(Objective):
 
     def __init__(self, recipe: Recipe, ranks: RankInfo) -> None:
         super().__init__()
-        self.settings: PerceptualInitSettings = recipe.objective
+        assert isinstance(recipe.objective, PerceptualInitSettings)
+        self.settings = recipe.objective
         self.ranks, self.captioned = ranks, self.settings.caption_weight > 0
         self.model, self.export = build_clip(recipe.model, recipe.seed), open_clip_export(recipe.model)
         self.model.requires_grad_(self.captioned)
