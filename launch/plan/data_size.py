@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from pineco.data_pipeline.triplets.table import TripletTable
 
 IMAGE_BYTES = 60_000  # of a photo of YFCC15M's size where nothing is known; 30 to 110 KB are usual
-USUAL: dict[
-    type[DataSettings], tuple[int, int]
-] = {  # samples, and bytes of an image, of the data that the published runs read
+# Samples, and bytes of an image, of the data that the published runs read.
+USUAL: dict[type[DataSettings], tuple[int, int]] = {
     ImageTextSettings: (15_000_000, IMAGE_BYTES),  # YFCC15M
     TripletSettings: (16_000, IMAGE_BYTES),  # 8 in 10 of NIGHTS' 20,019 (arXiv 2306.09344)
     MultiCropSettings: (118_287, 152_000),  # COCO train2017, some 18 GB

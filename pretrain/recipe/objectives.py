@@ -36,7 +36,7 @@ class ClipSettings(ObjectiveSettings):
 
     kind: str = "clip"  # name of the objective, which decides the other settings of objective and data
     max_logit_scale: float = 100.0  # largest exp(logit_scale), the factor of the similarities; it is clamped to it
-    text_weights: str | None = None  # export directory or .safetensors that the text tower starts from; null: random
+    text_weights: str | None = None  # export directory or .safetensors for the text tower; null: as the other weights
 
 
 @dataclass(frozen=True, kw_only=True)

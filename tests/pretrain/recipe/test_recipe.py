@@ -126,9 +126,33 @@ def test_a_broken_file_is_one_clear_line(text: str, tmp_path: Path):
 def test_a_missing_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch):
     """A person would not know what to set."""
     monkeypatch.delenv("PINECO_DATA")
-    with pytest.raises(InputError, match="data_root: set the environment variable PINECO_DATA, or pass data_root="):
+    with pytest.raises(
+        InputError, match="^flickr8k_tiny: set the environment variable PINECO_DATA, or pass data_root=[.]{3}$"
+    ):
         load_recipe("flickr8k_tiny")
     assert load_recipe("flickr8k_tiny", ["data_root=/elsewhere"]).data.root == "/elsewhere/pairs/flickr8k/train"
+
+
+def test_all_missing_environment_variables_are_named_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    """A person would set one, wait, and be told of the next; the first stage's would stop the run later still."""
+    for name in ("PINECO_YFCC15M", "PINECO_BENCHMARKS", "PINECO_NIGHTS"):
+        monkeypatch.delenv(name)
+    both = (
+        "set the environment variables PINECO_YFCC15M and PINECO_BENCHMARKS, or pass data.root=... evaluation.data=..."
+    )
+    with pytest.raises(InputError) as error:
+        load_recipe("clip_vitb32_yfcc15m", ["init=random"])
+    assert str(error.value) == f"clip_vitb32_yfcc15m: {both}"
+    with pytest.raises(InputError) as error:
+        load_recipe("clip_vitb32_yfcc15m", ["init=perceptual"])
+    assert str(error.value) == f"clip_vitb32_yfcc15m: {both}; its first stage pi_vitb32_nights needs PINECO_NIGHTS too"
+
+
+def test_a_missing_variable_within_a_list_is_named(monkeypatch: pytest.MonkeyPatch):
+    """The members of an ensemble have no keys of their own that could be passed."""
+    monkeypatch.delenv("PINECO_CLIP")
+    with pytest.raises(InputError, match="variable PINECO_CLIP, or pass objective.ensemble="):
+        load_recipe("align_ensemble_vitb16")
 
 
 def test_overrides_of_shared_sections_reach_the_first_stage():
