@@ -1,1 +1,1 @@
-"""One file per objective; the table that names them stands in pretrain/recipe/settings.py."""
+"""One file per objective; the table that names them stands in pretrain/recipe/objectives.py."""

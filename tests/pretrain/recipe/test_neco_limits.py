@@ -6,6 +6,7 @@ import pytest
 
 from pineco.data_pipeline.errors import InputError
 from pineco.pretrain.recipe.load import load_recipe
+from pineco.pretrain.recipe.objectives import NecoSettings
 
 
 @pytest.mark.parametrize(
@@ -48,4 +49,6 @@ def test_the_limits_themselves_are_allowed(override: str) -> None:
 
 def test_a_queue_that_is_not_used_may_be_small() -> None:
     """The recipes with references from the batch would need a setting that they do not read."""
-    assert load_recipe("neco_tiny", ["objective.references=batch", "objective.queue=1"]).objective.queue == 1
+    objective = load_recipe("neco_tiny", ["objective.references=batch", "objective.queue=1"]).objective
+    assert isinstance(objective, NecoSettings)
+    assert objective.queue == 1
