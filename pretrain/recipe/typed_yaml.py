@@ -121,7 +121,7 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def _unset(config: DictConfig) -> dict[str, list[str]]:
+def _unset(config: Any) -> dict[str, list[str]]:
     """The variables that are not set, by the key whose value names them itself; for a list, the key of the list."""
     raw = dict(leaves(OmegaConf.to_container(config, resolve=False)))
     named = {key: _VARIABLE.findall(str(value)) for key, value in raw.items()}
