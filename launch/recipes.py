@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pineco.data_pipeline.toy_world.settings import ToyWorldSettings
+from pineco.pretrain.recipe.bounds import bounds_of
 from pineco.pretrain.recipe.load import RECIPES, load_recipe, recipe_names
 from pineco.pretrain.recipe.settings import Recipe
 
@@ -24,7 +25,7 @@ _WIDTH = 160  # characters, where the output is not a terminal
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a recipe. `about` is the comment beside its field, empty where there is none."""
+    """One setting of a recipe. `about` is the comment beside its field and its bounds, empty where there is neither."""
 
     path: str
     value: Any
@@ -53,7 +54,7 @@ def settings(recipe: Recipe) -> Iterator[Setting]:
 
 
 def _settings(section: Any, defaults: Any, prefix: str) -> Iterator[Setting]:
-    comments = field_comments(type(section))
+    comments, bounds = field_comments(type(section)), bounds_of(type(section))
     for item in fields(section):
         value = getattr(section, item.name)
         default = getattr(defaults, item.name, None)
@@ -62,7 +63,8 @@ def _settings(section: Any, defaults: Any, prefix: str) -> Iterator[Setting]:
             begin = default if type(default) is type(value) else type(value)()
             yield from _settings(value, begin, f"{path}.")
         else:
-            yield Setting(path, value, default, comments.get(item.name, ""))
+            words = [comments.get(item.name, ""), f"must {bounds[item.name]}" if item.name in bounds else ""]
+            yield Setting(path, value, default, "; ".join(filter(None, words)))
 
 
 def field_comments(cls: type) -> dict[str, str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pineco.launch.plan.model_size import Precision, Tower, model_size
 from pineco.launch.plan.timm_size import TIMM, timm_tower
 from pineco.launch.plan.workload import Amount, Work
-from pineco.pretrain.recipe.settings import AlignMember, AlignSettings, Recipe
+from pineco.pretrain.recipe.objectives import AlignMember, AlignSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 IMAGES = 3
 
@@ -27,7 +28,8 @@ def align_work(recipe: Recipe) -> Work:
     Under LoRA no gradient of the frozen matrices is made, so the backward pass costs one forward pass instead of two,
     and their inputs are not kept.
     """
-    settings: AlignSettings = recipe.objective
+    settings = recipe.objective
+    assert isinstance(settings, AlignSettings)
     members = [_member(member, settings) for member in _members(recipe, settings)]
     adapted = sum(_lora(member.tower, settings.lora.rank) for member in members) if settings.tune == "lora" else 0
     head, passes = _head(settings, sum(member.features for member in members)), {"lora": 2, "full": 3, "head": 1}

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pineco.pretrain.recipe.settings import ImageTextSettings, MultiCropSettings, Recipe, TripletSettings
+from pineco.pretrain.recipe.data import DataSettings, ImageTextSettings, MultiCropSettings, TripletSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 if TYPE_CHECKING:
     from pineco.data_pipeline.triplets.table import TripletTable
 
 IMAGE_BYTES = 60_000  # of a photo of YFCC15M's size where nothing is known; 30 to 110 KB are usual
-USUAL = {  # samples, and bytes of an image, of the data that the published runs read
+# Samples, and bytes of an image, of the data that the published runs read.
+USUAL: dict[type[DataSettings], tuple[int, int]] = {
     ImageTextSettings: (15_000_000, IMAGE_BYTES),  # YFCC15M
     TripletSettings: (16_000, IMAGE_BYTES),  # 8 in 10 of NIGHTS' 20,019 (arXiv 2306.09344)
     MultiCropSettings: (118_287, 152_000),  # COCO train2017, some 18 GB
@@ -43,11 +45,11 @@ def data_size(recipe: Recipe, samples: int | None, sample_bytes: float | None) -
 
 
 def _guessed(recipe: Recipe) -> DataSize:
-    triplets, toy = _of_triplets(recipe), recipe.toy_world
+    triplets, toy = isinstance(recipe.data, TripletSettings), recipe.toy_world
     usual, image = USUAL[type(recipe.data)] if toy is None else (0, IMAGE_BYTES)
     each = image * (3 if triplets else 1)
     source, size = f"a guess: {recipe.data.root} cannot be read here", f"a guess: {image / 1e3:g} KB an image"
-    share = recipe.data.share if triplets else 1.0
+    share = recipe.data.share if isinstance(recipe.data, TripletSettings) else 1.0
     if toy is None:
         return DataSize(int(usual * share), each, source, size, True)
     made = toy.settings.triplets * 4 // 5 if triplets else toy.settings.train_pairs
@@ -63,7 +65,7 @@ def _opened(recipe: Recipe) -> DataSize | None:
     from pineco.data_pipeline.stores.store import open_store
     from pineco.data_pipeline.triplets.table import read_nights, read_table
 
-    triplets = _of_triplets(recipe)
+    triplets = isinstance(recipe.data, TripletSettings)
     if triplets and (Path(root) / "data.csv").is_file():
         rows = _rows(read_nights(Path(root)).table, recipe)
         guess = f"a guess: {IMAGE_BYTES / 1e3:g} KB an image"
@@ -82,9 +84,6 @@ def _rows(table: TripletTable, recipe: Recipe) -> int:
     from pineco.data_pipeline.triplets.rows import RowChoice, choose_rows
 
     data = recipe.data
+    assert isinstance(data, TripletSettings)
     choice = RowChoice(split=data.split, min_votes=data.min_votes, ties=data.ties, share=data.share, seed=recipe.seed)
     return len(choose_rows(table, choice).rows)
-
-
-def _of_triplets(recipe: Recipe) -> bool:
-    return isinstance(recipe.data, TripletSettings)

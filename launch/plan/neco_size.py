@@ -10,7 +10,9 @@ from pineco.data_pipeline.errors import InputError
 from pineco.launch.plan.model_size import Precision, Tower, model_size
 from pineco.launch.plan.neco_loss_size import loss_flops
 from pineco.launch.plan.timm_size import TIMM, timm_tower
-from pineco.pretrain.recipe.settings import MultiCropSettings, NecoSettings, Recipe
+from pineco.pretrain.recipe.data import MultiCropSettings
+from pineco.pretrain.recipe.objectives import NecoSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 GLOBALS = 2
 
@@ -145,14 +147,16 @@ class NecoSize:
 
 def neco_size(recipe: Recipe) -> NecoSize:
     """Raises InputError where the views do not fit the backbone, NoEstimateError where no formula knows it."""
-    settings: NecoSettings = recipe.objective
+    settings, data = recipe.objective, recipe.data
+    assert isinstance(settings, NecoSettings)
+    assert isinstance(data, MultiCropSettings)
     if recipe.model.startswith(TIMM):
         tower = timm_tower(recipe.model.removeprefix(TIMM), settings.image_size)
         model = tower.parameters
     else:
         clip = model_size(recipe.model)
         tower, model = clip.vision, clip.parameters
-    size = NecoSize(recipe.name, tower, model, settings, recipe.data, recipe.engine.precision)
+    size = NecoSize(recipe.name, tower, model, settings, data, recipe.engine.precision)
     _check(size)
     return size
 

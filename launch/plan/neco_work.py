@@ -6,7 +6,8 @@ from pineco.launch.plan.model_size import millions
 from pineco.launch.plan.neco_loss_size import COMPARATOR, comparators, scratch_bytes
 from pineco.launch.plan.neco_size import GLOBALS, NecoSize, neco_size
 from pineco.launch.plan.workload import Amount, Work
-from pineco.pretrain.recipe.settings import MultiCropSettings, Recipe
+from pineco.pretrain.recipe.data import MultiCropSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 # (pixels of all views of an image, seconds of one core) for a photo of 500 x 375, from
 # data_pipeline/images/multicrop.py; the first is the middle of its 4.5 to 5 ms.

@@ -29,7 +29,7 @@ class Stage:
     @property
     def micro(self) -> int:
         """Samples of one rank in one micro-batch, b."""
-        return int(self.recipe.data.batch_size) // (int(self.recipe.data.accumulation) * self.ranks)
+        return self.recipe.data.batch_size // (self.recipe.data.accumulation * self.ranks)
 
     @property
     def rate(self) -> float:
@@ -38,23 +38,23 @@ class Stage:
 
     @property
     def step_seconds(self) -> float:
-        return float(self.recipe.data.batch_size) / (self.rate * self.ranks)
+        return self.recipe.data.batch_size / (self.rate * self.ranks)
 
     @property
     def batches_an_epoch(self) -> int:
         """Micro-batches of all ranks, cut from whole lanes as pineco.data_pipeline.order does."""
         data = self.recipe.data
-        return int(self.data.samples // data.lanes // (data.batch_size // data.accumulation // data.lanes))
+        return self.data.samples // data.lanes // (data.batch_size // data.accumulation // data.lanes)
 
     @property
     def steps_an_epoch(self) -> float:
-        return float(self.batches_an_epoch / self.recipe.data.accumulation)
+        return self.batches_an_epoch / self.recipe.data.accumulation
 
     @property
     def steps(self) -> int:
         """Of the whole run, as pineco.launch.train.training counts them."""
         schedule = self.recipe.schedule
-        return int(schedule.steps or schedule.epochs * self.batches_an_epoch // self.recipe.data.accumulation)
+        return schedule.steps or schedule.epochs * self.batches_an_epoch // self.recipe.data.accumulation
 
     @property
     def in_memory(self) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pineco.launch.plan.model_size import ModelSize, gathered_bytes, logit_bytes, model_size
-from pineco.pretrain.recipe.settings import PerceptualInitSettings, Recipe
+from pineco.pretrain.recipe.objectives import PerceptualInitSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 IMAGES = 3  # of a triplet
 _THERE_AND_BACK = "2 (there and back) x 2 B d 4"
@@ -63,7 +64,8 @@ def clip_work(recipe: Recipe) -> Work:
 
 def triplet_work(recipe: Recipe) -> Work:
     """The image tower on three images; the text tower lies in memory, and is saved with it."""
-    settings: PerceptualInitSettings = recipe.objective
+    settings = recipe.objective
+    assert isinstance(settings, PerceptualInitSettings)
     size = model_size(recipe.model)
     if settings.caption_weight > 0:
         return _captioned_work(recipe, size)

@@ -19,14 +19,9 @@ from pineco.data_pipeline.triplets.source import TripletSource, open_triplets
 from pineco.evals.data.datasets import resolve_tasks
 from pineco.pretrain.distributed import RankInfo, barrier
 from pineco.pretrain.models.clip import image_size, tokenizer
-from pineco.pretrain.recipe.settings import (
-    DataSettings,
-    ImageTextSettings,
-    MultiCropSettings,
-    PerceptualInitSettings,
-    Recipe,
-    TripletSettings,
-)
+from pineco.pretrain.recipe.data import DataSettings, ImageTextSettings, MultiCropSettings, TripletSettings
+from pineco.pretrain.recipe.objectives import AlignSettings, PerceptualInitSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 
 def build_loader(recipe: Recipe, ranks: RankInfo, *, ledger: Path, pin: bool) -> Loader[Any]:
@@ -34,7 +29,7 @@ def build_loader(recipe: Recipe, ranks: RankInfo, *, ledger: Path, pin: bool) ->
 
     ledger: the file of this rank's bad samples. pin: batches in page-locked memory.
     """
-    data: DataSettings = recipe.data
+    data = recipe.data
     return Loader(
         _source(recipe),
         batch_size=data.batch_size // data.accumulation,
@@ -87,7 +82,7 @@ def _source(recipe: Recipe) -> Source[Any]:
     if isinstance(data, MultiCropSettings):
         views = MultiCrop(**{field.name: getattr(data, field.name) for field in fields(MultiCrop)})
         return MultiCropSource(open_shards(data.root, options), settings=views, seed=recipe.seed)
-    size = recipe.objective.image_size if recipe.objective.kind == "align" else image_size(recipe.model)
+    size = _image_size(recipe)
     if isinstance(data, ImageTextSettings):
         return ImageTextSource(
             open_shards(data.root, options),
@@ -110,6 +105,12 @@ def _source(recipe: Recipe) -> Source[Any]:
         tokenize=tokenizer(recipe.model) if _trains_text(recipe) else None,
         caption=data.caption,
     )
+
+
+def _image_size(recipe: Recipe) -> int:
+    """Side in pixels of the images that the model gets."""
+    settings = recipe.objective
+    return settings.image_size if isinstance(settings, AlignSettings) else image_size(recipe.model)
 
 
 def _trains_text(recipe: Recipe) -> bool:

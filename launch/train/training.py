@@ -38,7 +38,8 @@ from pineco.pretrain.metrics import StepLog
 from pineco.pretrain.objectives.base import Objective
 from pineco.pretrain.optim import cosine, learning_rate
 from pineco.pretrain.recipe.load import load_init_recipe
-from pineco.pretrain.recipe.settings import OBJECTIVES, Recipe
+from pineco.pretrain.recipe.objectives import OBJECTIVES
+from pineco.pretrain.recipe.settings import Recipe
 from pineco.pretrain.tracking import Board, check_tracking
 from pineco.pretrain.trainer import TrainState, fit
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pineco.data_pipeline.errors import InputError
 from pineco.pretrain.models.backbones import Backbone, TimmBackbone
-from pineco.pretrain.recipe.settings import Features
+from pineco.pretrain.recipe.objectives import Features
 
 
 def image_features(backbone: Backbone, module: Any, images: Tensor, kind: Features) -> Tensor:

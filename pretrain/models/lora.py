@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pineco.data_pipeline.errors import InputError
-from pineco.pretrain.recipe.settings import LoraSettings
+from pineco.pretrain.recipe.objectives import LoraSettings
 
 TARGETS = r"(.*\.)?attn\.qkv"
 CLIP_TARGETS = r"(.*\.)?visual\.transformer\.resblocks\.\d+\.attn"  # nn.MultiheadAttention, in stock open_clip

@@ -27,7 +27,8 @@ from pineco.pretrain.models.lora import (
     split_attention,
 )
 from pineco.pretrain.objectives.base import Objective, StepOutput
-from pineco.pretrain.recipe.settings import AlignMember, AlignSettings, Recipe
+from pineco.pretrain.recipe.objectives import AlignMember, AlignSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 SCHEMA = 2  # of perceptual.json; in 1, class tokens and patches were read after the last norm
 
@@ -41,7 +42,8 @@ class Align(Objective):
 
     def __init__(self, recipe: Recipe, ranks: RankInfo) -> None:
         super().__init__()
-        self.settings: AlignSettings = recipe.objective
+        assert isinstance(recipe.objective, AlignSettings)
+        self.settings = recipe.objective
         self.members = members_of(recipe)
         self.backbones = [self._build(member, recipe.seed) for member in self.members]
         self.model = nn.ModuleList(backbone.module for backbone in self.backbones)
@@ -160,7 +162,8 @@ class FeatureHead(nn.Module):
 
 def members_of(recipe: Recipe) -> tuple[AlignMember, ...]:
     """The ensemble's, or the recipe's one model."""
-    settings: AlignSettings = recipe.objective
+    settings = recipe.objective
+    assert isinstance(settings, AlignSettings)
     if settings.ensemble:
         return tuple(settings.ensemble)
     return (AlignMember(model=recipe.model, weights=settings.weights, features=settings.features),)

@@ -11,7 +11,8 @@ from pineco.pretrain.distributed import RankInfo
 from pineco.pretrain.losses import contrastive_loss
 from pineco.pretrain.models.clip import Normalise, build_clip, load_text_tower, open_clip_export
 from pineco.pretrain.objectives.base import Bound, Objective, StepOutput, logit_scale_bound
-from pineco.pretrain.recipe.settings import ClipSettings, Recipe
+from pineco.pretrain.recipe.objectives import ClipSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 
 class Clip(Objective):
@@ -19,7 +20,8 @@ class Clip(Objective):
 
     def __init__(self, recipe: Recipe, ranks: RankInfo) -> None:
         super().__init__()
-        self.settings: ClipSettings = recipe.objective
+        assert isinstance(recipe.objective, ClipSettings)
+        self.settings = recipe.objective
         self.ranks = ranks
         self.model, self.export = build_clip(recipe.model, recipe.seed), open_clip_export(recipe.model)
         self._start_text()

@@ -22,7 +22,9 @@ from pineco.pretrain.models.backbones import build_backbone
 from pineco.pretrain.objectives.base import Objective, StepOutput
 from pineco.pretrain.optim import cosine, follow
 from pineco.pretrain.patch_queue import PatchQueue, pick, shuffled
-from pineco.pretrain.recipe.settings import MultiCropSettings, NecoSettings, Recipe
+from pineco.pretrain.recipe.data import MultiCropSettings
+from pineco.pretrain.recipe.objectives import NecoSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 GLOBALS = 2
 
@@ -41,7 +43,8 @@ class Neco(Objective):
 
     def __init__(self, recipe: Recipe, ranks: RankInfo) -> None:
         super().__init__()
-        self.settings: NecoSettings = recipe.objective
+        assert isinstance(recipe.objective, NecoSettings)
+        self.settings = recipe.objective
         self.ranks, self.seed, self.peak_lr = ranks, recipe.seed, recipe.optimizer.lr
         self.steps = 1
         self.backbone = build_backbone(
@@ -232,15 +235,17 @@ def projection_head(width: int, layers: int, hidden: int, out: int) -> nn.Sequen
 
 def check_sizes(recipe: Recipe, patch: int) -> None:
     """InputError where a crop is no whole number of patches."""
-    data: MultiCropSettings = recipe.data
+    data, settings = recipe.data, recipe.objective
+    assert isinstance(data, MultiCropSettings)
+    assert isinstance(settings, NecoSettings)
     for name, size in (("global_size", data.global_size), ("local_size", data.local_size)):
         if size % patch or size < patch:
             raise InputError(
                 f"{recipe.name}: data.{name} is {size}; it must be a multiple of the patch, {patch} pixels"
             )
     least = LEAST_SIDE * patch
-    if recipe.objective.mask != "all" and data.global_size < least:
-        told = f"{recipe.name}: data.global_size is {data.global_size} and objective.mask {recipe.objective.mask}"
+    if settings.mask != "all" and data.global_size < least:
+        told = f"{recipe.name}: data.global_size is {data.global_size} and objective.mask {settings.mask}"
         raise InputError(
             f"{told}; a foreground is found among {LEAST_SIDE} x {LEAST_SIDE} patches, {least} pixels, or more"
         )

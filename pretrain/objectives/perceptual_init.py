@@ -12,7 +12,8 @@ from pineco.pretrain.losses import cosine_distance, prompt_contrastive_loss, tri
 from pineco.pretrain.models.clip import Normalise, build_clip, open_clip_export
 from pineco.pretrain.models.features import clip_features
 from pineco.pretrain.objectives.base import Bound, Objective, StepOutput, logit_scale_bound
-from pineco.pretrain.recipe.settings import PerceptualInitSettings, Recipe
+from pineco.pretrain.recipe.objectives import PerceptualInitSettings
+from pineco.pretrain.recipe.settings import Recipe
 
 
 class PerceptualInit(Objective):
@@ -25,7 +26,8 @@ class PerceptualInit(Objective):
 
     def __init__(self, recipe: Recipe, ranks: RankInfo) -> None:
         super().__init__()
-        self.settings: PerceptualInitSettings = recipe.objective
+        assert isinstance(recipe.objective, PerceptualInitSettings)
+        self.settings = recipe.objective
         self.ranks, self.captioned = ranks, self.settings.caption_weight > 0
         self.model, self.export = build_clip(recipe.model, recipe.seed), open_clip_export(recipe.model)
         self.model.requires_grad_(self.captioned)

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.hints import did_you_mean
-from pineco.pretrain.recipe.limits import check_limits
-from pineco.pretrain.recipe.settings import CHANGES_NO_NUMBER, OBJECTIVES, SHARED_WITH_INIT, Recipe
-from pineco.pretrain.recipe.typed_yaml import leaves, merge, parse_overrides, read_layer
+from pineco.pretrain.recipe.objectives import OBJECTIVES
+from pineco.pretrain.recipe.settings import CHANGES_NO_NUMBER, SHARED_WITH_INIT, Recipe
+from pineco.pretrain.recipe.typed_yaml import UnsetVariablesError, leaves, listed, merge, parse_overrides, read_layer
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -24,15 +24,20 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe `name` (of pretrain/recipes, or a path of a YAML file) with `key=value` overrides applied.
 
-    Raises InputError naming the full path of a key at fault and the nearest valid one.
+    Raises InputError naming the full path of a key at fault and the nearest valid one, or all environment variables
+    that are not set.
     """
-    return _load(name, [parse_overrides(overrides)])
+    above = [parse_overrides(overrides)]
+    try:
+        return _load(name, above)
+    except UnsetVariablesError as error:
+        raise InputError(f"{error}{_unset_for_init(name, above, error.variables)}") from None
 
 
 def _load(name: str, above: Sequence[DictConfig]) -> Recipe:
     layers = [*_read_with_base(_find(name)), *above]
     kind = next((k for k in (OmegaConf.select(x, "objective.kind") for x in reversed(layers)) if k), None)
-    if kind not in OBJECTIVES:
+    if kind not in list(OBJECTIVES):  # a list or mapping has no hash
         raise InputError(f"{name}: objective.kind is {kind!r}; it must be one of {', '.join(OBJECTIVES)}")
     return _resolve(name, _schema(kind), layers)
 
@@ -50,6 +55,25 @@ def load_init_recipe(recipe: Recipe) -> Recipe:
             "pass init=pretrained to start from it all the same"
         )
     return first
+
+
+def _unset_for_init(name: str, above: Sequence[DictConfig], known: Sequence[str]) -> str:
+    """What to add about variables that the recipe's first stage needs besides the `known` ones; empty: nothing."""
+    layers = [*_read_with_base(_find(name)), *above]
+    raw = OmegaConf.to_container(OmegaConf.merge(*layers))
+    assert isinstance(raw, dict)
+    first = raw.get("init_recipe")
+    if raw.get("init", "random") == "random" or not first or raw.get("init_checkpoint"):
+        return ""
+    shared = [OmegaConf.masked_copy(layer, [key for key in SHARED_WITH_INIT if key in layer]) for layer in layers]
+    try:
+        _load(first, [parse_overrides(raw.get("init_overrides") or []), *shared])
+    except UnsetVariablesError as error:
+        variables = [variable for variable in error.variables if variable not in known]
+        return f"; its first stage {first} needs {listed(variables)} too" if variables else ""
+    except InputError:
+        pass  # is raised again when the first stage is read for itself
+    return ""
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -101,7 +125,6 @@ def _schema(kind: str) -> DictConfig:
 def _resolve(name: str, schema: DictConfig, layers: Sequence[DictConfig]) -> Recipe:
     recipe = merge(name, schema, layers, hidden=["toy_world"])
     assert isinstance(recipe, Recipe)
-    check_limits(recipe)
     return recipe
 
 

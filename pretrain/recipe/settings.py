@@ -1,15 +1,24 @@
 """What is trained: every number of a run, typed and strict. Imports no torch, so that a login node can validate.
 
-The defaults stand here; `recipe_file.py` merges a file and overrides over them. Where a run executes never changes a
-number; that is the launcher's concern, not the recipe's.
+The defaults and bounds stand here, in `objectives.py` and in `data.py`; `load.py` merges a file and overrides over the
+defaults. The comment beside a field is what `pineco recipes NAME` prints. Where a run executes never changes a number;
+that is the launcher's concern, not the recipe's.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import chain
+from typing import Literal
 
+from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.toy_world.settings import ToyWorldSettings
+from pineco.data_pipeline.triplets.caption_template import check_template
+from pineco.pretrain.recipe.bounds import bounded, out_of_bounds
+from pineco.pretrain.recipe.data import DataSettings, ImageTextSettings, TripletSettings
+from pineco.pretrain.recipe.objectives import ClipSettings, ObjectiveSettings
 
 CHANGES_NO_NUMBER = (  # may differ when a run is resumed; the engine within rounding
     "data.workers", "data.prefetch", "data.connections", "data.memory_gib", "data.cache", "data.cache_gib",
@@ -19,228 +28,64 @@ CHANGES_NO_NUMBER = (  # may differ when a run is resumed; the engine within rou
 SHARED_WITH_INIT = ("seed", "model", "engine", "toy_world", "data_root")  # what both stages of a run have in common
 
 
-# --- objectives, and the data each consumes ---------------------------------------------------------------------
-
-
-Features = Literal["cls", "embedding", "cls_patch"]  # see pineco.pretrain.models.features
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipSettings:
-    """Contrastive loss over the global micro-batch."""
-
-    kind: str = "clip"
-    max_logit_scale: float = 100.0  # exp(logit_scale) is kept at or below it
-    text_weights: str | None = None  # the text tower starts from that of this export directory, or .safetensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerceptualInitSettings:
-    """Two-alternative forced choice hinge on the image tower's cosine distances."""
-
-    kind: str = "perceptual_init"
-    margin: float = 0.05
-    features: Features = "embedding"
-    # Of a contrastive loss between references and prompts, which trains the text tower; 0: it stays as it is.
-    caption_weight: float = 0.0
-    max_logit_scale: float = 100.0  # exp(logit_scale) is kept at or below it, where it is trained
-
-
-@dataclass(frozen=True, kw_only=True)
-class NecoSettings:
-    """Patch neighbours keep their order (arXiv 2408.11054). The defaults are those of its published 224 px run."""
-
-    kind: str = "neco"
-    weights: str | None = None  # .safetensors of the backbone, or an export directory; null: random
-    image_size: int = 224  # that the backbone's positions are made for; other crops are resampled from it
-    head_lr: float = 1e-4  # optimizer.lr is the backbone's
-    head_layers: int = 3
-    head_hidden: int = 2048
-    head_width: int = 256
-    aligned: int = 7  # side of the grid that every overlap is aligned to, so 49 patches
-    network: Literal["bitonic", "odd_even"] = "bitonic"
-    distribution: Literal["cauchy", "logistic", "logistic_phi", "gaussian", "reciprocal", "optimal"] = "cauchy"
-    student_steepness: float = 100.0
-    teacher_steepness: float = 100.0
-    similarity: Literal["cosine", "euclidean"] = "cosine"
-    references: Literal["queue", "batch"] = "queue"
-    queue: int = 8192  # patches a global crop
-    pushed: int = 10  # patches of every image that enter the queue at a step
-    mask: Literal["all", "fg", "bg"] = "all"  # patches that count, by the teacher's attention
-    teacher: bool = True  # false: the student itself, without gradient
-    momentum: float = 0.9995
-    momentum_end: float = 1.0
-    drop_path: float = 0.1
-    trainable_blocks: int | None = None  # the last so many blocks; null: all, and everything before them
-    checkpointing: bool = False  # activations are computed again instead of kept
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """On the query, key and value matrices. The defaults are those published for one backbone (arXiv 2306.09344)."""
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignMember:
-    """One backbone of an ensemble."""
-
-    model: str = "???"
-    weights: str | None = None  # .safetensors, or an export directory; null: random
-    features: Features = "cls"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignSettings:
-    """Two-alternative forced choice hinge on a pretrained backbone (arXiv 2306.09344, 2410.10817)."""
-
-    kind: str = "align"
-    weights: str | None = None  # of the recipe's model: .safetensors, or an export directory; null: random
-    features: Features = "cls"
-    ensemble: list[AlignMember] = field(default_factory=list)  # instead of the recipe's model
-    image_size: int = 224  # that the backbones see
-    margin: float = 0.05
-    tune: Literal["lora", "full", "head"] = "lora"
-    lora: LoraSettings = field(default_factory=LoraSettings)
-    head_hidden: int | None = None  # width of a residual MLP on the features; null: none
-    checkpointing: bool = False  # activations are computed again instead of kept
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """What every data set shares."""
-
-    root: str | None = None  # folder or s3://bucket/prefix of the shards; triplets: also NIGHTS' folder
-    batch_size: int = 128  # samples of one optimizer step, over all ranks and accumulated micro-batches
-    accumulation: int = 1  # micro-batches of one optimizer step
-    lanes: int = 64  # decides the order of samples; must divide batch_size / accumulation
-    workers: int = 2  # threads that decode; this and what follows changes no number
-    prefetch: int = 4  # batches held ahead of the trainer
-    connections: int = 32  # threads that read shards; at 30 ms a GET 32 bring a first batch of 256 in half a second
-    memory_gib: float = 4.0  # of shards read ahead on each rank; a data set of half of it is kept whole
-    index: str | None = None  # folder or s3:// of the index, where it is not beside the shards
-    cache: str | None = None  # folder on a local disk that keeps what was read from s3://
-    cache_gib: float = 100.0
-    bad_share: float = 1e-4  # of a rank's samples of an epoch may be bad (one at least); more stop the run
-    bad_per_shard: int = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageTextSettings(DataSettings):
-    captions: Literal["first", "any"] = "first"  # txt, or one of json's list anew in every epoch
-    crop_scale: tuple[float, float] = (0.9, 1.0)
-    crop_ratio: tuple[float, float] = (0.75, 1.3333)
-    flip: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TripletSettings(DataSettings):
-    split: str = "train"
-    min_votes: int = 6  # NIGHTS keeps rows with at least six votes
-    ties: Literal["drop", "refuse"] = "drop"  # rows with equal votes: left out and counted, or an error
-    share: float = 1.0  # of the rows that are left, by a permutation of the seed: 0.05 is part of 0.1
-    shuffled: bool = False  # the control: votes dealt out anew among the triplets, after the share is taken
-    caption: str = "{}"  # what the text tower reads, where it is trained; {} is the triplet's prompt
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiCropSettings(DataSettings):
-    """Views of one image: two global crops and some local ones, which overlap."""
-
-    global_size: int = 224
-    local_size: int = 98
-    local_crops: int = 4
-    global_scale: tuple[float, float] = (0.25, 1.0)  # shares of the image's area
-    local_scale: tuple[float, float] = (0.05, 0.25)
-    crop_ratio: tuple[float, float] = (0.75, 1.3333)
-    min_overlap: float = 0.01  # of a global crop and any other view, as a share of the image's area
-    min_overlap_globals: float = 0.02
-    jitter_p: float = 0.8
-    brightness: float = 0.8
-    contrast: float = 0.8
-    saturation: float = 0.8
-    hue: float = 0.2
-    grey_p: float = 0.2
-    blur_p: float = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveRow:
-    settings: type
-    data: type
-    module: str  # "package.module:Class", imported only when the run starts
-
-
-OBJECTIVES = {
-    "clip": ObjectiveRow(settings=ClipSettings, data=ImageTextSettings, module="pineco.pretrain.objectives.clip:Clip"),
-    "perceptual_init": ObjectiveRow(
-        settings=PerceptualInitSettings,
-        data=TripletSettings,
-        module="pineco.pretrain.objectives.perceptual_init:PerceptualInit",
-    ),
-    "align": ObjectiveRow(
-        settings=AlignSettings, data=TripletSettings, module="pineco.pretrain.objectives.align:Align"
-    ),
-    "neco": ObjectiveRow(settings=NecoSettings, data=MultiCropSettings, module="pineco.pretrain.objectives.neco:Neco"),
-}
-
-
-# --- sections that change numbers -------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """AdamW; weight decay on matrices only, not on biases, norms and scales."""
 
-    lr: float = 5e-4
-    weight_decay: float = 0.1
-    weight_decay_end: float | None = None  # where a cosine takes it to by the last step; null: it stays
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    clip_grad: float | None = None  # largest gradient norm
+    lr: float = bounded(5e-4, above=0, below=math.inf)  # peak learning rate, after the warm-up
+    weight_decay: float = bounded(0.1, at_least=0, below=math.inf)  # of matrices only; it is multiplied by the rate
+    # weight decay at the last step, reached along a cosine; null: it stays as it is
+    weight_decay_end: float | None = bounded(None, at_least=0, below=math.inf)
+    # decay of the running means of the gradient and of its square
+    betas: tuple[float, float] = bounded((0.9, 0.98), at_least=0, below=1)
+    eps: float = bounded(1e-8, above=0, below=math.inf)  # added to the denominator of an update
+    clip_grad: float | None = None  # gradients are scaled down to this norm if theirs is larger; null: never
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
-    epochs: int = 1
-    steps: int | None = None  # instead of epochs
-    warmup: int = 0  # steps of linear warm-up
-    decay: Literal["cosine", "constant"] = "cosine"
+    """Length of the run and course of the learning rate."""
 
-
-# --- sections that change no number, but for precision ----------------------------------------------------------
+    epochs: int = bounded(1, at_least=1)  # passes over the data
+    steps: int | None = bounded(None, at_least=1)  # optimizer steps of the whole run; null: as many as epochs make
+    warmup: int = bounded(0, at_least=0)  # steps in which the learning rate rises linearly from 0
+    decay: Literal["cosine", "constant"] = "cosine"  # learning rate after the warm-up; cosine: to 0 by the last step
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    kind: Literal["deepspeed", "local"] = "deepspeed"
-    zero_stage: Literal[0, 1, 2] = 0
+    """What executes a step; nothing here but the precision changes numbers beyond rounding."""
+
+    kind: Literal["deepspeed", "local"] = "deepspeed"  # local: plain PyTorch in one process
+    zero_stage: Literal[0, 1, 2] = 0  # DeepSpeed divides among ranks: 0 nothing, 1 optimizer state, 2 gradients too
     precision: Literal["fp32", "bf16"] = "bf16"  # bf16: autocast; weights and optimizer state stay fp32
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    every_epochs: int | None = 1
-    every_steps: int | None = None
-    keep: int = 3  # newest checkpoints that keep their optimizer state; older ones keep the exported encoder
+    """When a checkpoint is written, besides after the last step."""
+
+    every_epochs: int | None = bounded(1, at_least=1)  # epochs between two checkpoints; null: none by epochs
+    every_steps: int | None = bounded(None, at_least=1)  # steps between two checkpoints; null: none by steps
+    # newest checkpoints that keep their optimizer state; older ones keep the exported encoder
+    keep: int = bounded(3, at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     """Zero-shot evaluation after each checkpoint."""
 
-    data: str | None = None  # root of data sets in CLIP_benchmark's webdataset layout
-    tasks: str | None = None  # comma-separated names, tags, groups or globs; null: no evaluation
-    batch_size: int = 256
-    allow_missing: bool = False  # measure the tasks whose data is there, and name the others in the report
+    data: str | None = None  # folder or address of data sets in CLIP_benchmark's webdataset layout
+    tasks: str | None = None  # comma-separated names, tags, groups or globs of tasks; null: no evaluation
+    batch_size: int = bounded(256, at_least=1)  # images of one forward pass
+    allow_missing: bool = False  # true: tasks whose data is missing are skipped, and named in the report
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
+    """Where metrics go besides the run directory."""
+
     wandb: str | None = None  # project of Weights & Biases; null: metrics.jsonl and TensorBoard alone
 
 
@@ -248,29 +93,44 @@ class TrackingSettings:
 class ToyWorldPlace:
     """The embedded default data set, written to `root` where it is not there yet."""
 
-    root: str = "data/toy"
+    root: str = "data/toy"  # folder that the toy world is written to, if it is not there yet
     settings: ToyWorldSettings = field(default_factory=ToyWorldSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    name: str = "???"
-    seed: int = 42
-    model: str = (
-        "vit_tiny_p8_64"  # of pretrain/models/model_configs, of open_clip, the path of a .json config, or timm:NAME
-    )
-    data_root: str | None = None  # a folder that other paths of the recipe are written below
-    init: Literal["random", "perceptual", "shuffled_triplets", "pretrained"] = "random"  # pretrained: any init_recipe
-    init_recipe: str | None = None  # the first stage, where init is not random
-    init_overrides: list[str] = field(default_factory=list)
-    init_checkpoint: str | None = None  # a finished first stage to start from, instead of running it
-    objective: Any = None  # one of OBJECTIVES, chosen by objective.kind
-    data: Any = None
+    """One run. Raises InputError for the first setting that is out of its bounds or contradicts another."""
+
+    name: str = "???"  # name of the recipe in messages, reports and records
+    seed: int = 42  # decides the initial weights, the order of samples and all augmentation
+    # a name of pretrain/models/model_configs or of open_clip, the path of a .json config, or timm:NAME
+    model: str = "vit_tiny_p8_64"
+    data_root: str | None = None  # folder that other paths of the recipe are written below, by ${data_root}
+    # initial weights: random; perceptual: the first stage init_recipe; shuffled_triplets: the same stage on permuted
+    # votes, as a control; pretrained: any init_recipe
+    init: Literal["random", "perceptual", "shuffled_triplets", "pretrained"] = "random"
+    init_recipe: str | None = None  # recipe of the first stage; null: none, for init=random or an init_checkpoint
+    init_overrides: list[str] = field(default_factory=list)  # key=value words for the recipe of the first stage
+    init_checkpoint: str | None = None  # run directory of a finished first stage; null: the stage is run
+    objective: ObjectiveSettings = field(default_factory=ClipSettings)  # one of OBJECTIVES, chosen by objective.kind
+    data: DataSettings = field(default_factory=ImageTextSettings)  # the one that the objective reads
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
-    toy_world: ToyWorldPlace | None = None
-    log_every: int = 10  # steps between two rows of metrics.jsonl and TensorBoard
+    toy_world: ToyWorldPlace | None = None  # the embedded data set, written before the run; null: not needed
+    log_every: int = bounded(10, at_least=1)  # steps between two rows of metrics.jsonl and TensorBoard
+
+    def __post_init__(self) -> None:
+        for problem in chain(out_of_bounds(self), self._conflicts()):
+            raise InputError(f"{self.name}: {problem}")
+        if isinstance(self.data, TripletSettings):
+            check_template(self.data.caption, self.name)
+
+    def _conflicts(self) -> Iterator[str]:
+        yield from self.data.conflicts()
+        yield from self.objective.conflicts(self.data)
+        if self.init != "random" and not (self.init_recipe or self.init_checkpoint):
+            yield f"init is {self.init}, so init_recipe or init_checkpoint must be set"

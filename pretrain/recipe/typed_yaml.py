@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,21 @@ from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, Omega
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import user_place
 from pineco.data_pipeline.hints import did_you_mean
+
+_VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)\s*\}")  # one with a default is never unset
+
+
+class UnsetVariablesError(InputError):
+    """Environment variables that settings name and that are not set.
+
+    unset: the names of the variables, by the key of the setting that needs them.
+    """
+
+    def __init__(self, name: str, unset: dict[str, list[str]]) -> None:
+        self.variables = list(dict.fromkeys(variable for names in unset.values() for variable in names))
+        noun = "variables" if len(self.variables) > 1 else "variable"
+        instead = " ".join(f"{key}=..." for key in unset)
+        super().__init__(f"{name}: set the environment {noun} {listed(self.variables)}, or pass {instead}")
 
 
 def read_layer(path: Path) -> DictConfig:
@@ -51,7 +67,9 @@ def merge(name: str, schema: DictConfig, layers: Sequence[DictConfig], hidden: S
     except ConfigKeyError as error:
         raise InputError(f"{name}: unknown key {error.full_key}{_nearest(schema, error.full_key, hidden)}") from None
     except InterpolationResolutionError as error:
-        raise InputError(f"{name}: {error.full_key}: {_unresolved(error, str(error.full_key))}") from None
+        if unset := _unset(merged):
+            raise UnsetVariablesError(name, unset) from None
+        raise InputError(f"{name}: {error.full_key}: {_first_line(error)}") from None
     except OmegaConfBaseException as error:
         if wrong := _wrong_length(schema, layers):  # the one error that does not name its key
             raise InputError(f"{name}: {wrong}") from None
@@ -97,9 +115,17 @@ def _wrong_length(schema: DictConfig, layers: Sequence[DictConfig]) -> str:
     return ""
 
 
-def _unresolved(error: Exception, key: str) -> str:
-    variable = re.search(r"Environment variable '(\w+)'", str(error))
-    return f"set the environment variable {variable[1]}, or pass {key}=..." if variable else _first_line(error)
+def listed(words: Sequence[str]) -> str:
+    """`A`, `A and B`, or `A, B and C`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _unset(config: Any) -> dict[str, list[str]]:
+    """The variables that are not set, by the key whose value names them itself; for a list, the key of the list."""
+    raw = dict(leaves(OmegaConf.to_container(config, resolve=False)))
+    named = {key: _VARIABLE.findall(str(value)) for key, value in raw.items()}
+    unset = {key: [name for name in names if name not in os.environ] for key, names in named.items()}
+    return {key: names for key, names in unset.items() if names}
 
 
 def _first_line(error: Exception) -> str:

@@ -21,8 +21,9 @@ from pineco.launch.plan.neco_work import MEASURED, core_seconds, neco_work
 from pineco.launch.plan.plan import Plan, plan
 from pineco.launch.plan.timm_size import timm_tower
 from pineco.launch.submit import submit
+from pineco.pretrain.recipe.data import MultiCropSettings
 from pineco.pretrain.recipe.load import load_recipe, recipe_names
-from pineco.pretrain.recipe.settings import MultiCropSettings, Recipe
+from pineco.pretrain.recipe.settings import Recipe
 from tests.support.commands import command
 
 main = command("plan")
@@ -193,7 +194,7 @@ REFUSED = {
     ),
     "patch": (["data.local_size=96"], r"data\.local_size is 96; it must be a multiple of the patch, 14 pixels"),
     "blocks": (["objective.trainable_blocks=13"], r"trainable_blocks is 13; this backbone has 12"),
-    "no blocks": (["objective.trainable_blocks=0"], r"trainable_blocks is 0; at least 1, or null for all"),
+    "no blocks": (["objective.trainable_blocks=0"], r"trainable_blocks is 0; it must be at least 1, or null for all"),
     "model": (["model=timm:vit_giant_patch14_dinov2"], r"vit_giant_patch14_dinov2: no formula .* vit_\{tiny,small"),
     "batch": (["data.batch_size=6", "data.lanes=6"], r"6, no multiple .* pass data\.batch_size=24, or other --nodes"),
 }

@@ -8,6 +8,7 @@ import pytest
 
 from pineco.data_pipeline.errors import InputError
 from pineco.pretrain.recipe.load import load_recipe
+from pineco.pretrain.recipe.objectives import AlignSettings
 
 MEMBERS = "objective.ensemble=[{model: vit_tiny_p8_64}]"
 
@@ -55,8 +56,11 @@ def test_weights_of_an_ensemble_are_those_of_its_members() -> None:
         InputError, match=r"^align_tiny: objective\.weights and objective\.ensemble are both set; .*null"
     ):
         load_recipe("align_tiny", [MEMBERS, "objective.weights=/w.safetensors"])
-    assert len(load_recipe("align_tiny", [MEMBERS, "objective.weights=null"]).objective.ensemble) == 1
-    assert load_recipe("align_tiny", ["objective.weights=/w.safetensors"]).objective.ensemble == []
+    several, one = ([MEMBERS, "objective.weights=null"], ["objective.weights=/w.safetensors"])
+    for overrides, members in ((several, 1), (one, 0)):
+        objective = load_recipe("align_tiny", overrides).objective
+        assert isinstance(objective, AlignSettings)
+        assert len(objective.ensemble) == members
 
 
 @pytest.mark.parametrize(

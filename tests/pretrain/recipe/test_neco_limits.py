@@ -6,6 +6,7 @@ import pytest
 
 from pineco.data_pipeline.errors import InputError
 from pineco.pretrain.recipe.load import load_recipe
+from pineco.pretrain.recipe.objectives import NecoSettings
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ from pineco.pretrain.recipe.load import load_recipe
         ("objective.drop_path=1.0", r"drop_path is 1.0; it must lie in \[0, 1\)"),
         ("objective.drop_path=-0.5", "drop_path is -0.5"),
         ("objective.image_size=0", "image_size is 0"),
-        ("objective.trainable_blocks=0", "trainable_blocks is 0; at least 1, or null for all"),
+        ("objective.trainable_blocks=0", "trainable_blocks is 0; it must be at least 1, or null for all"),
     ],
 )
 def test_a_setting_that_cannot_be(override: str, message: str) -> None:
@@ -48,4 +49,6 @@ def test_the_limits_themselves_are_allowed(override: str) -> None:
 
 def test_a_queue_that_is_not_used_may_be_small() -> None:
     """The recipes with references from the batch would need a setting that they do not read."""
-    assert load_recipe("neco_tiny", ["objective.references=batch", "objective.queue=1"]).objective.queue == 1
+    objective = load_recipe("neco_tiny", ["objective.references=batch", "objective.queue=1"]).objective
+    assert isinstance(objective, NecoSettings)
+    assert objective.queue == 1

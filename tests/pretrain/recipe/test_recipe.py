@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pineco.data_pipeline.errors import InputError
+from pineco.pretrain.recipe.data import TripletSettings
 from pineco.pretrain.recipe.load import first_difference, load_init_recipe, load_recipe, recipe_names, recipe_yaml
-from pineco.pretrain.recipe.settings import OBJECTIVES
+from pineco.pretrain.recipe.objectives import OBJECTIVES, PerceptualInitSettings
 
 VARIABLES = (
     "PINECO_DATA", "PINECO_NIGHTS", "PINECO_YFCC15M", "PINECO_BENCHMARKS", "PINECO_BACKBONE", "PINECO_IMAGES",
@@ -38,6 +39,7 @@ def test_every_recipe_that_ships_loads_and_so_does_its_first_stage(name: str) ->
     for init in ("perceptual", "shuffled_triplets") if recipe.init_recipe else ():
         first = load_init_recipe(load_recipe(name, [f"init={init}"]))
         assert first.objective.kind == "perceptual_init"
+        assert isinstance(first.data, TripletSettings)
         assert first.data.shuffled == (init == "shuffled_triplets")
         assert (first.model, first.seed, first.engine) == (recipe.model, recipe.seed, recipe.engine)
 
@@ -126,9 +128,32 @@ def test_a_broken_file_is_one_clear_line(text: str, tmp_path: Path) -> None:
 def test_a_missing_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A person would not know what to set."""
     monkeypatch.delenv("PINECO_DATA")
-    with pytest.raises(InputError, match="data_root: set the environment variable PINECO_DATA, or pass data_root="):
+    with pytest.raises(
+        InputError, match=r"^flickr8k_tiny: set the environment variable PINECO_DATA, or pass data_root=[.]{3}$"
+    ):
         load_recipe("flickr8k_tiny")
     assert load_recipe("flickr8k_tiny", ["data_root=/elsewhere"]).data.root == "/elsewhere/pairs/flickr8k/train"
+
+
+def test_all_missing_environment_variables_are_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person would set one, wait, and be told of the next; the first stage's would stop the run later still."""
+    for name in ("PINECO_TEXT", "PINECO_YFCC15M", "PINECO_NIGHTS"):
+        monkeypatch.delenv(name)
+    told = "clip_vitb32_yfcc15m_text: set the environment variables PINECO_TEXT and PINECO_YFCC15M"
+    told += ", or pass objective.text_weights=... data.root=..."
+    with pytest.raises(InputError) as error:
+        load_recipe("clip_vitb32_yfcc15m_text", ["init=random"])
+    assert str(error.value) == told
+    with pytest.raises(InputError) as error:
+        load_recipe("clip_vitb32_yfcc15m_text", ["init=perceptual"])
+    assert str(error.value) == f"{told}; its first stage pi_vitb32_nights needs PINECO_NIGHTS too"
+
+
+def test_a_missing_variable_within_a_list_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The members of an ensemble have no keys of their own that could be passed."""
+    monkeypatch.delenv("PINECO_CLIP")
+    with pytest.raises(InputError, match=r"variable PINECO_CLIP, or pass objective\.ensemble="):
+        load_recipe("align_ensemble_vitb16")
 
 
 def test_overrides_of_shared_sections_reach_the_first_stage() -> None:
@@ -162,6 +187,8 @@ def test_what_changes_no_number_does_not_bar_a_resume(override: str) -> None:
 def test_published_settings_of_perceptual_initialisation() -> None:
     """The recipe would claim a paper's name with other numbers (arXiv 2505.14204, stage 1)."""
     recipe = load_recipe("pi_vitb32_nights")
+    assert isinstance(recipe.objective, PerceptualInitSettings)
+    assert isinstance(recipe.data, TripletSettings)
     assert (recipe.model, recipe.seed, recipe.objective.margin) == ("ViT-B-32", 42, 0.05)
     assert (recipe.data.batch_size, recipe.data.min_votes, recipe.engine.precision) == (768, 6, "bf16")
     optimizer = recipe.optimizer
@@ -209,7 +236,9 @@ def test_a_first_stage_with_captions_differs_in_them_alone(with_captions: str, w
     """The control would be compared with another run than the one it is the control of."""
     plain = ["name=x", "objective.caption_weight=0", "data.caption='{}'"]
     assert load_recipe(with_captions, plain) == load_recipe(without, ["name=x"])
-    assert load_recipe(with_captions).objective.caption_weight == 1.0
+    objective = load_recipe(with_captions).objective
+    assert isinstance(objective, PerceptualInitSettings)
+    assert objective.caption_weight == 1.0
 
 
 @pytest.mark.parametrize(
