@@ -18,6 +18,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := .venv-peers/.ready
 
+# Where this is set, every process that starts would compile torch and our own modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help pretrain neco align plan sweep status logs stop resume eval compare test test-fast test-faults golden wheel fuzz chaos lint format bench-engine bench-kernels kernels-aot bench-data bench-evals peers toy clean constraints
 
@@ -29,7 +32,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pineco: $(PYTHON) is older than 3.11; pass PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 ifeq ($(NODES),0)
@@ -92,7 +95,7 @@ fuzz: $(READY) ## damaged tars and indexes against the parsers, SECONDS=60 for e
 	PINECO_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz
 
 chaos: $(READY) ## faults in a row at runs on a virtual SLURM, which must end as R0 does [SEEDS=20]
-	PINECO_CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/launch/job/test_slurm.py tests/launch/job/test_slurm_rows.py -k "chaos or rows" -n 0
+	PINECO_CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -m faults -n 0
 
 lint: $(READY) ## ruff, mypy, import contracts
 	$(BIN)/ruff check .

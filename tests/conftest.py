@@ -32,5 +32,8 @@ def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a SLURM first: they take minutes each, mostly waiting, while the other worker does the rest."""
+    """Put all tests of a SLURM on one worker, which starts it once, and first: they take minutes, mostly waiting."""
+    for item in items:
+        if item.get_closest_marker("slurm") is not None:
+            item.add_marker(pytest.mark.xdist_group("slurm"))
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)

@@ -213,6 +213,7 @@ def chained(recipe: Recipe, first: list[str]) -> list[str]:
 
 
 # The three of CI have every fault but warnings, which have tests of their own.
+@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(int(os.environ.get("PINECO_CHAOS_SEEDS", "0"))) or (7, 9, 19))
 def test_chaos(undisturbed: Path, cluster: Cluster, recipe: Recipe, tmp_path: Path, seed: int) -> None:
     """F1 to F5, F7, F8: faults in a row would lose steps, take them twice, end the run, leave processes behind or

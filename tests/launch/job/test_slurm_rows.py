@@ -39,7 +39,7 @@ from tests.support.slurm_runs import (
     wait,
 )
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 LONG = "PINECO_CHAOS_SEEDS" in os.environ
 LIMITS, KILLS = (6, 30) if LONG else (2, 2)
 ONLY_LONG = pytest.mark.skipif(not LONG, reason="takes minutes: make chaos runs it")
