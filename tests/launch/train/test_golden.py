@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pineco.pretrain.recipe.settings import OBJECTIVES
+from pineco.pretrain.recipe.objectives import OBJECTIVES
 from tests.support.golden import GOLDEN, RECIPES, STEPS, train
 
 
