@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import triton
@@ -58,7 +56,7 @@ needs_interpreter = pytest.mark.skipif(not interpreting(), reason="a GPU is here
 
 
 @triton.jit
-def _add_up(values: Any, result: Any, count: Any, WIDTH: tl.constexpr) -> None:
+def _add_up(values: tl.tensor, result: tl.tensor, count: tl.tensor, WIDTH: tl.constexpr) -> None:
     total = tl.zeros((WIDTH,), tl.float32)
     for start in range(0, count, WIDTH):
         at = start + tl.arange(0, WIDTH)
@@ -67,13 +65,13 @@ def _add_up(values: Any, result: Any, count: Any, WIDTH: tl.constexpr) -> None:
 
 
 @triton.jit
-def _cast(values: Any, result: Any, WIDTH: tl.constexpr) -> None:
+def _cast(values: tl.tensor, result: tl.tensor, WIDTH: tl.constexpr) -> None:
     at = tl.arange(0, WIDTH)
     tl.store(result + at, tl.load(values + at).to(tl.bfloat16))
 
 
 @triton.jit
-def _multiply(a: Any, b: Any, result: Any, SIDE: tl.constexpr) -> None:
+def _multiply(a: tl.tensor, b: tl.tensor, result: tl.tensor, SIDE: tl.constexpr) -> None:
     at = tl.arange(0, SIDE)[:, None] * SIDE + tl.arange(0, SIDE)[None, :]
     tl.store(result + at, tl.dot(tl.load(a + at), tl.load(b + at)))
 
