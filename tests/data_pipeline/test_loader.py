@@ -210,7 +210,7 @@ def test_stats_say_what_was_done() -> None:
     source.decoded.add(fallback=True)
     stats = loader.stats
     assert (stats.samples, stats.quarantined, stats.fallbacks) == (16, 1, 1)
-    assert stats.read.reads == len(source.reader.reads) > 0
+    assert stats.read.reads == len(source.numbers.reads) > 0
     close(batches)
 
 
@@ -231,7 +231,7 @@ def test_memory_holds_what_was_asked_for() -> None:
     source = NumberSource(4000, groups=[50] * 80)
     batches = make_loader(source, memory=200 * 1000, prefetch=2).iterate(DataPosition())  # 200 samples
     for _ in islice(batches, 600):
-        assert source.reader.most_held <= 200 + 4 * 8
+        assert source.numbers.most_held <= 200 + 4 * 8
     close(batches)
-    assert sum(ahead for _, ahead in source.reader.reads) > 0
-    assert source.reader.held == 0
+    assert sum(ahead for _, ahead in source.numbers.reads) > 0
+    assert source.numbers.held == 0

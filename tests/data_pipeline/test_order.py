@@ -15,6 +15,7 @@ from pineco.data_pipeline import order as order_module
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.index.table import GROUP_BYTES
 from pineco.data_pipeline.order import EXTENTS_A_LANE, EpochOrder, Extents, cut_extents, rank_slice
+from pineco.data_pipeline.randomness import Stream
 
 SAMPLE_BYTES = 60_000  # a typical image with its caption
 
@@ -189,9 +190,9 @@ def test_each_block_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A walk through the epoch would shuffle the same block for every batch."""
     calls: Counter[tuple[int, ...]] = Counter()
 
-    def counting(n: int, *arguments: int) -> np.ndarray:
-        calls[arguments] += 1
-        return permutation(n, *arguments)
+    def counting(n: int, seed: int, stream: Stream, *numbers: int) -> np.ndarray:
+        calls[seed, stream, *numbers] += 1
+        return permutation(n, seed, stream, *numbers)
 
     permutation = order_module.permutation
     monkeypatch.setattr(order_module, "permutation", counting)

@@ -44,7 +44,7 @@ def test_streams_share_no_number() -> None:
         ((10, 1, Stream.BLOCK, 2, 3, 4), [9, 8, 6, 7, 3, 5, 4, 2, 0, 1]),
     ],
 )
-def test_golden_permutation(numbers: tuple[int, ...], golden: list[int]) -> None:
+def test_golden_permutation(numbers: tuple[int, int, Stream, *tuple[int, ...]], golden: list[int]) -> None:
     """A run that is resumed after an upgrade would see another order of samples."""
     assert permutation(*numbers).tolist() == golden
 

@@ -61,7 +61,7 @@ def fuzz(inputs: SearchStrategy[Input]) -> Callable[[Callable[[Input], None]], C
                 if time.monotonic() > end:
                     return
 
-        del run.__wrapped__  # type: ignore[attr-defined] # pytest would take the input for a fixture
+        del run.__wrapped__  # pytest would take the input for a fixture
         return run
 
     return decorate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ import torch
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """Memory that nobody wrote is NaN, as it may be on a GPU, so that a kernel that forgets an element fails."""
-    filled, before = torch.utils.deterministic.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    switches: Any = torch.utils.deterministic  # a module whose class, which has the switch, torch leaves untyped
+    filled, before = switches.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
+    switches.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(before)
-    torch.utils.deterministic.fill_uninitialized_memory = filled
+    switches.fill_uninitialized_memory = filled
 
 
 def assert_as_exact_as_torch(

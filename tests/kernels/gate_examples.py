@@ -9,13 +9,13 @@ from pineco.kernels.launches import Launch
 
 
 @triton.jit
-def _double(values, count, WIDTH: tl.constexpr) -> None:
+def _double(values: tl.tensor, count: tl.tensor, WIDTH: tl.constexpr) -> None:
     at = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     tl.store(values + at, 2 * tl.load(values + at, mask=at < count), mask=at < count)
 
 
 @triton.jit
-def _keep_all(values, WIDTH: tl.constexpr) -> None:
+def _keep_all(values: tl.tensor, WIDTH: tl.constexpr) -> None:
     """Every value lives until the sum of all is known."""
     at = tl.arange(0, WIDTH)
     x = tl.load(values + at)
@@ -23,7 +23,7 @@ def _keep_all(values, WIDTH: tl.constexpr) -> None:
 
 
 @triton.jit
-def _multiply(a, b, result, steps, SIDE: tl.constexpr) -> None:
+def _multiply(a: tl.tensor, b: tl.tensor, result: tl.tensor, steps: tl.tensor, SIDE: tl.constexpr) -> None:
     rows, columns = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
     total = tl.zeros((SIDE, SIDE), tl.float32)
     for step in range(steps):

@@ -44,6 +44,7 @@ def test_spilled_registers_are_refused(arch: int, compiled: dict[tuple[str, int]
     row = compiled["spilling", arch]
     assert row.local > 0
     assert row.spills > 0
+    assert row.complaint is not None
     assert f"spilling on sm_{arch}: {row.local} bytes of local memory" in row.complaint
 
 
@@ -53,6 +54,7 @@ def test_too_much_shared_memory_is_refused(arch: int, compiled: dict[tuple[str, 
     row = compiled["large", arch]
     assert row.local == 0
     assert row.shared > SHARED_LIMIT[arch]
+    assert row.complaint is not None
     assert f"large on sm_{arch}: {row.shared} bytes of shared memory (limit {SHARED_LIMIT[arch]})" in row.complaint
 
 

@@ -8,14 +8,14 @@ import triton
 import triton.language as tl
 
 from pineco.kernels import backend
-from pineco.kernels.backend import choose_backend
+from pineco.kernels.backend import Backend, choose_backend
 from pineco.kernels.interpreter import interpreting
 
 CPU = torch.zeros(1)
 
 
 @pytest.mark.parametrize("asked", [None, "reference"])
-def test_the_reference_runs_where_there_is_no_gpu(asked: str | None) -> None:
+def test_the_reference_runs_where_there_is_no_gpu(asked: Backend | None) -> None:
     """A laptop would get an error, or the interpreter, instead of an answer."""
     assert choose_backend(asked, CPU) == "reference"
 
@@ -49,14 +49,14 @@ def test_the_interpreter_runs_only_when_asked_for(monkeypatch: pytest.MonkeyPatc
 def test_an_unknown_backend() -> None:
     """A misspelt name would quietly choose something."""
     with pytest.raises(ValueError, match="backend is 'cuda'; it must be"):
-        choose_backend("cuda", CPU)
+        choose_backend("cuda", CPU)  # type: ignore[arg-type] # the misspelt name
 
 
 needs_interpreter = pytest.mark.skipif(not interpreting(), reason="a GPU is here: kernels are not interpreted")
 
 
 @triton.jit
-def _add_up(values, result, count, WIDTH: tl.constexpr) -> None:
+def _add_up(values: tl.tensor, result: tl.tensor, count: tl.tensor, WIDTH: tl.constexpr) -> None:
     total = tl.zeros((WIDTH,), tl.float32)
     for start in range(0, count, WIDTH):
         at = start + tl.arange(0, WIDTH)
@@ -65,13 +65,13 @@ def _add_up(values, result, count, WIDTH: tl.constexpr) -> None:
 
 
 @triton.jit
-def _cast(values, result, WIDTH: tl.constexpr) -> None:
+def _cast(values: tl.tensor, result: tl.tensor, WIDTH: tl.constexpr) -> None:
     at = tl.arange(0, WIDTH)
     tl.store(result + at, tl.load(values + at).to(tl.bfloat16))
 
 
 @triton.jit
-def _multiply(a, b, result, SIDE: tl.constexpr) -> None:
+def _multiply(a: tl.tensor, b: tl.tensor, result: tl.tensor, SIDE: tl.constexpr) -> None:
     at = tl.arange(0, SIDE)[:, None] * SIDE + tl.arange(0, SIDE)[None, :]
     tl.store(result + at, tl.dot(tl.load(a + at), tl.load(b + at)))
 

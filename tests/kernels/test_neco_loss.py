@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
-from typing import get_args
+from typing import Any, get_args
 
-import diffsort
+import diffsort  # type: ignore[import-untyped] # it has no stubs
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
+from pineco.kernels.backend import Backend
 from pineco.kernels.interpreter import interpreting
 from pineco.kernels.neco_loss import chunked, neco_loss, reference
 from pineco.kernels.soft_sort import chunked as sorting
@@ -26,7 +28,7 @@ from tests.support.guarded_memory import guard_memory
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CPU = torch.device("cpu")
 NETWORKS, DISTRIBUTIONS = get_args(Network), get_args(Distribution)
-BACKENDS = ("reference", "triton")
+BACKENDS: tuple[Backend, ...] = ("reference", "triton")
 EPS = torch.finfo(torch.float32).eps
 NAMES = ("loss", "gradient to the student")
 
@@ -49,7 +51,7 @@ def features(
     random = torch.Generator().manual_seed(b + n + m)
     own, teacher, references = (torch.randn(b, k, d, generator=random, dtype=torch.float64) for k in (n, n, m))
     student = agree * teacher + (1 - agree) * own
-    return tuple(x.to(DEVICE, dtype) for x in (student, teacher, references))
+    return student.to(DEVICE, dtype), teacher.to(DEVICE, dtype), references.to(DEVICE, dtype)
 
 
 def run(loss: Loss, student: Tensor, teacher: Tensor, references: Tensor) -> list[Tensor]:
@@ -59,20 +61,22 @@ def run(loss: Loss, student: Tensor, teacher: Tensor, references: Tensor) -> lis
     return [value.detach(), *torch.autograd.grad(value, leaf)]
 
 
-def ours(backend: str | None = "reference", **options: object) -> Loss:
+def ours(backend: Backend | None = "reference", **options: Any) -> Loss:
     return lambda *vectors: neco_loss(*vectors, backend=backend, **options)
 
 
 def specified(
-    network: str = "bitonic", distribution: str = "cauchy", student_steepness: float = 100.0,
+    network: Network = "bitonic", distribution: Distribution = "cauchy", student_steepness: float = 100.0,
     teacher_steepness: float = 100.0, weights: Tensor | None = None,
 ) -> Loss:  # fmt: skip
     """reference.py, in whatever dtype it is given: what torch loses there."""
-    sharp = [Relaxation(distribution, s) for s in (student_steepness, teacher_steepness)]
-    return lambda *vectors: reference.neco_loss(*vectors, weights, network, *sharp)
+    mine, target = (Relaxation(distribution, s) for s in (student_steepness, teacher_steepness))
+    return lambda student, teacher, references: reference.neco_loss(
+        student, teacher, references, weights, network, mine, target
+    )
 
 
-def original(network: str = "bitonic", steepness: float = 100.0) -> Loss:
+def original(network: Network = "bitonic", steepness: float = 100.0) -> Loss:
     """The published formula, with the published sorting networks."""
 
     def loss(student: Tensor, teacher: Tensor, references: Tensor) -> Tensor:
@@ -99,7 +103,7 @@ def close(got: list[Tensor], expected: list[Tensor], rtol: float) -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_equals_the_original(network: str) -> None:
+def test_equals_the_original(network: Network) -> None:
     """Training would not be NeCo's."""
     vectors = features(4, 49, 49, 256)
     expected = run(original(network), *vectors)
@@ -125,14 +129,19 @@ def test_each_side_has_its_steepness() -> None:
 
 @pytest.mark.parametrize("n", [2, 7, 33])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_are_the_specification(network: Network, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows or references at the border of a chunk would be lost, or the gradient written by hand be wrong."""
     monkeypatch.setattr(sorting, "STATE", 3 * n * n if n != 33 else 7 * n)  # three rows at once, or seven vectors
     monkeypatch.setattr(chunked, "_SHARES", 5 * 5 * wiring(network, n, DEVICE).partner.numel())  # groups of five
     vectors = features(2, 4, n, dtype=torch.float64)
     weights = torch.arange(8.0, dtype=torch.float64, device=DEVICE).reshape(2, 4)
     for distribution in DISTRIBUTIONS if n == 7 else ("cauchy", "logistic"):
-        options = {"network": network, "distribution": distribution, "weights": weights, "student_steepness": 7.0}
+        options: dict[str, Any] = {
+            "network": network,
+            "distribution": distribution,
+            "weights": weights,
+            "student_steepness": 7.0,
+        }
         got, expected = run(ours(**options), *vectors), run(specified(**options), *vectors)
         for name, a, b in zip(NAMES, got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=f"{name}, {distribution}")
@@ -140,12 +149,11 @@ def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_gradients_are_those_of_the_loss(network: str, distribution: str) -> None:
+def test_gradients_are_those_of_the_loss(network: Network, distribution: Distribution) -> None:
     """Training would follow a gradient that is not one. Finite differences, in float64."""
     student, teacher, references = features(2, 2, 5, 3, dtype=torch.float64)
-    options = {"network": network, "distribution": distribution, "student_steepness": 3.0}
     weights = torch.tensor([0.3, 2.0], dtype=torch.float64, device=DEVICE)
-    loss = ours(weights=weights, **options)
+    loss = ours(network=network, distribution=distribution, student_steepness=3.0, weights=weights)
     assert torch.autograd.gradcheck(lambda x: loss(x, teacher, references), student.requires_grad_(), eps=1e-7)
 
 
@@ -163,14 +171,15 @@ def test_memory_grows_with_the_similarities_only() -> None:
     for n in (220, 420):  # more than one group
         student, teacher, references = features(1, n, 49, 4)
         student.requires_grad_()
-        peaks.append(peak_bytes(lambda x=(student, teacher, references): ours()(*x).backward(), CPU))
+        peaks.append(peak_bytes(partial(lambda *x: ours()(*x).backward(), student, teacher, references), CPU))
     assert peaks[1] - peaks[0] <= 16 * 4 * 200 * 49  # a permutation of the other 200 rows has 49 · 4 · 200 · 49 bytes
     assert peaks[0] <= 1 << 26
 
 
 def test_three_times_as_fast_as_the_original() -> None:
     """The CPU path would be too slow for what it is there for. It is some seven times as fast."""
-    vectors, seconds = features(4, 49, 49, 256), {}
+    vectors = features(4, 49, 49, 256)
+    seconds: dict[str, list[float]] = {}
     for _ in range(3):
         for name, loss in (("ours", ours()), ("original", original())):
             start = time.perf_counter()
@@ -184,7 +193,7 @@ def test_three_times_as_fast_as_the_original() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_finite_at_every_steepness(distribution: str, backend: str) -> None:
+def test_finite_at_every_steepness(distribution: Distribution, backend: Backend) -> None:
     """log 0 of a steep sort, tied or empty features would make a training step NaN."""
     own, teacher, references = features(1, 5, 7)
     student = own.clone()
@@ -195,7 +204,11 @@ def test_finite_at_every_steepness(distribution: str, backend: str) -> None:
     references[0, 1:3] = references[0, 0]
     references[0, 3] = 0
     for steepness in (1.0, 100.0, 10_000.0) if backend == "reference" else (10_000.0,):  # the others are tested below
-        options = {"distribution": distribution, "student_steepness": steepness, "teacher_steepness": steepness}
+        options: dict[str, Any] = {
+            "distribution": distribution,
+            "student_steepness": steepness,
+            "teacher_steepness": steepness,
+        }
         got = run(ours(backend, **options), student, teacher, references)
         for name, x in zip(NAMES, got, strict=True):
             assert x.isfinite().all(), (name, steepness)
@@ -203,11 +216,11 @@ def test_finite_at_every_steepness(distribution: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_counts_as_zero(backend: str) -> None:
+def test_what_counts_as_zero(backend: Backend) -> None:
     """A position that a steep sort excludes would cost another price than the documented one, or pull the student."""
     student, teacher = torch.tensor([[[1.0, 0.1]]], device=DEVICE), torch.tensor([[[0.1, 1.0]]], device=DEVICE)
     references = torch.eye(2, device=DEVICE)
-    steep = {"distribution": "logistic", "student_steepness": 1e4, "teacher_steepness": 1e4}
+    steep: dict[str, Any] = {"distribution": "logistic", "student_steepness": 1e4, "teacher_steepness": 1e4}
     loss, gradient = run(ours(backend, **steep), student, teacher, references)
     price = torch.tensor(reference.SMALLEST, device=DEVICE).log().neg()
     torch.testing.assert_close(loss, price, rtol=1e-6, atol=0)
@@ -216,7 +229,7 @@ def test_what_counts_as_zero(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_agreement_is_the_minimum(network: str, backend: str) -> None:
+def test_agreement_is_the_minimum(network: Network, backend: Backend) -> None:
     """The loss would reward another order than the teacher's."""
     student, teacher, references = features(1, 3, 6, agree=0.0)
     agreeing = run(ours(backend, network=network), teacher, teacher, references)
@@ -225,12 +238,12 @@ def test_agreement_is_the_minimum(network: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_only_the_student_learns(backend: str) -> None:
+def test_only_the_student_learns(backend: Backend) -> None:
     """Teacher or references would be trained, to agree on anything."""
     vectors = [x.requires_grad_() for x in features(2, 2, 5)]
     grads = torch.autograd.grad(neco_loss(*vectors, backend=backend), vectors, allow_unused=True)
     assert grads[0].abs().max() > 0
-    assert grads[1:] == (None, None)
+    assert [x is None for x in grads[1:]] == [True, True]
     assert not neco_loss(vectors[0].detach(), *vectors[1:], backend=backend).requires_grad
 
 
@@ -264,7 +277,7 @@ def test_weights_beyond_float32(size: float) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_weights(backend: str) -> None:
+def test_weights(backend: Backend) -> None:
     """Patches would count for more or less than they should."""
     weights = torch.tensor([[0.5, 1.0], [2.0, 0.0], [3.0, 0.25]], device=DEVICE)
     vectors = features(3, 2, 5)
@@ -274,7 +287,7 @@ def test_weights(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(2,), (2, 3)])
-def test_no_weight_at_all(shape: tuple[int, ...], backend: str) -> None:
+def test_no_weight_at_all(shape: tuple[int, ...], backend: Backend) -> None:
     """A batch whose patches are all masked would divide by zero, and end the run."""
     got = run(ours(backend, weights=torch.zeros(shape, device=DEVICE)), *features(2, 3, 4))
     for x in got:
@@ -282,7 +295,7 @@ def test_no_weight_at_all(shape: tuple[int, ...], backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_shared_references(backend: str) -> None:
+def test_shared_references(backend: Backend) -> None:
     """One set of references for all images would be sorted as another set for each, or not at all."""
     student, teacher, references = features(3, 2, 5)
     shared = references[0]
@@ -291,7 +304,7 @@ def test_shared_references(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_strides(backend: str) -> None:
+def test_strides(backend: Backend) -> None:
     """Maps of features and slices would be read as if contiguous."""
     vectors = features(2, 3, 5)
     strided = [x.mT.contiguous().mT for x in vectors]
@@ -304,7 +317,7 @@ def test_strides(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_empty(shape: tuple[int, int], weighted: bool, backend: str) -> None:
+def test_empty(shape: tuple[int, int], weighted: bool, backend: Backend) -> None:
     """The last, empty batch of a rank would stop the run, or make its loss NaN."""
     weights = torch.ones(shape, device=DEVICE) if weighted else None
     loss, gradient = run(ours(backend, weights=weights), *features(*shape, 5))
@@ -314,7 +327,7 @@ def test_empty(shape: tuple[int, int], weighted: bool, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision(dtype: torch.dtype, backend: str) -> None:
+def test_half_precision(dtype: torch.dtype, backend: Backend) -> None:
     """Similarities of half precision features would be sorted in 8 bits, or get gradients of another dtype."""
     vectors = features(2, 3, 7, dtype=dtype)
     got = run(ours(backend), *vectors)
@@ -324,7 +337,7 @@ def test_half_precision(dtype: torch.dtype, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_same_bits_every_time(backend: str) -> None:
+def test_same_bits_every_time(backend: Backend) -> None:
     """A run could not be repeated."""
     vectors = features(1, 3, 5)
     first, second = (run(ours(backend), *vectors) for _ in range(2))
@@ -334,7 +347,7 @@ def test_same_bits_every_time(backend: str) -> None:
 # Kernels
 
 
-def check_kernels(vectors: tuple[Tensor, Tensor, Tensor], **options: object) -> None:
+def check_kernels(vectors: tuple[Tensor, Tensor, Tensor], **options: Any) -> None:
     """Loss and gradient against float64, by the error rule, theirs being reference.py in the same dtype."""
     got, theirs = run(ours("triton", **options), *vectors), run(specified(**options), *vectors)
     exact = run(specified(**options), *(x.double() for x in vectors))
@@ -383,7 +396,7 @@ def test_tiles_of_a_row_add_up(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_parts_of_the_rows(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_the_rows(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of a part that is not the first would be lost, or scratch grow with the rows."""
     from pineco.kernels.neco_loss import kernel
 
@@ -394,17 +407,18 @@ def test_parts_of_the_rows(network: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_kernels_know_every_distribution(distribution: str) -> None:
+def test_kernels_know_every_distribution(distribution: Distribution) -> None:
     """A kernel would compute another F than its name says, or exchange the sides' steepness."""
     check_kernels(features(2, 2, 6), distribution=distribution, student_steepness=5.0, teacher_steepness=8.0)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_steep_gaussians(network: str) -> None:
+def test_steep_gaussians(network: Network) -> None:
     """D2: a small share of the gaussian would vanish: here the loss was 87 instead of 34, its gradient nothing."""
-    vectors = torch.tensor([[[0.95, -0.1]]]), torch.tensor([[[0.6, 0.8]]]), torch.tensor([[[1.0, 0.0], [0.8, 0.6]]])
+    vectors = [[0.95, -0.1]], [[0.6, 0.8]], [[1.0, 0.0], [0.8, 0.6]]
+    student, teacher, references = (torch.tensor([x], device=DEVICE) for x in vectors)
     check_kernels(
-        tuple(x.to(DEVICE) for x in vectors), network=network, distribution="gaussian",
+        (student, teacher, references), network=network, distribution="gaussian",
         student_steepness=30.0, teacher_steepness=10.0,
     )  # fmt: skip
 
@@ -439,7 +453,7 @@ def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_scratch_is_small(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scratch_is_small(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak memory would be that of the permutations, which this op is there to avoid. 31,360 rows of 49: 67 MB."""
     from pineco.kernels.neco_loss import kernel
 
@@ -454,7 +468,7 @@ def test_scratch_is_small(network: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 # What surrounds them
 
-BAD: dict[str, tuple[dict[str, object], str]] = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no axis": ({"student": (5, 8)}, r"student \(5, 8\).*pass \(B, N, D\) twice"),
     "other patches": ({"teacher": (2, 4, 8)}, r"teacher \(2, 4, 8\).*pass \(B, N, D\) twice"),
     "other images": ({"references": (3, 5, 8)}, "differ in B"),
@@ -483,7 +497,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
 @pytest.mark.parametrize("change", BAD)
 def test_arguments_that_do_not_fit(change: str) -> None:
     """A kernel would read beyond a tensor, or numbers would come out of what was not meant."""
-    options = {"student": (2, 3, 8), "teacher": (2, 3, 8), "references": (2, 5, 8)} | BAD[change][0]
+    options: dict[str, Any] = {"student": (2, 3, 8), "teacher": (2, 3, 8), "references": (2, 5, 8)} | BAD[change][0]
     tensors = {x: torch.ones(shape) for x, shape in options.items() if isinstance(shape, tuple)}
     with pytest.raises(ValueError, match=BAD[change][1]):
         neco_loss(**(options | tensors))
@@ -522,7 +536,7 @@ def test_values_that_are_not_finite(bad: float) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("side", [0, 1], ids=["student", "teacher"])
-def test_a_row_that_is_not_finite_shows(side: int, network: str, backend: str) -> None:
+def test_a_row_that_is_not_finite_shows(side: int, network: Network, backend: Backend) -> None:
     """On a GPU, a diverged row would be taken for one with a large loss, or spread to the gradient of others."""
     similarities = [torch.rand(3, 6, device=DEVICE) for _ in range(2)]
     similarities[side][1, 2] = float("nan")
@@ -544,7 +558,7 @@ def test_what_the_kernels_do_not_do() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_compile_takes_it_whole(backend: str) -> None:
+def test_compile_takes_it_whole(backend: Backend) -> None:
     """torch.compile would break the graph here, or lose the gradient; the batch may change."""
     weights = torch.tensor([[1.0], [3.0], [0.5], [2.0]], device=DEVICE)
     for weighted in (False, True) if backend == "reference" else (False,):
@@ -560,7 +574,7 @@ def test_compile_takes_it_whole(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_operators_are_registered_as_they_behave(backend: str) -> None:
+def test_operators_are_registered_as_they_behave(backend: Backend) -> None:
     """Shapes, dtypes or aliases that torch.compile is told would not be those of the operator."""
     similarities, scale = torch.rand(3, 4, device=DEVICE), torch.full((3,), 1 / 12, device=DEVICE)
     rest = scale, "bitonic", "cauchy", 10.0, 20.0, backend
@@ -570,7 +584,7 @@ def test_operators_are_registered_as_they_behave(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_autocast_and_checkpoints_change_nothing(backend: str) -> None:
+def test_autocast_and_checkpoints_change_nothing(backend: Backend) -> None:
     """Mixed precision or recomputation would change what is sorted."""
 
     def under_autocast(*vectors: Tensor) -> Tensor:
@@ -587,6 +601,7 @@ def test_autocast_and_checkpoints_change_nothing(backend: str) -> None:
             assert torch.equal(a, b), name
     leaf = vectors[0].clone().requires_grad_()
     again(True)(leaf, *vectors[1:]).backward()
+    assert leaf.grad is not None
     assert torch.equal(leaf.grad, expected[1])
 
 
@@ -601,7 +616,7 @@ def test_no_gradient_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_no_second_gradient(backend: str) -> None:
+def test_no_second_gradient(backend: Backend) -> None:
     """A gradient penalty would be computed as if the gradient did not depend on the student."""
     student, *rest = features(1, 2, 4)
     leaf = student.requires_grad_()
@@ -612,7 +627,7 @@ def test_no_second_gradient(backend: str) -> None:
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a CUDA device")
 @pytest.mark.parametrize(("network", "m"), [("bitonic", 49), ("bitonic", 256), ("odd_even", 49)])
-def test_cuda_graphs(network: str, m: int) -> None:
+def test_cuda_graphs(network: Network, m: int) -> None:
     """A hidden synchronisation would make the step impossible to capture."""
     vectors = features(2, 8, m)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torch.utils.checkpoint import checkpoint
 
+from pineco.kernels.backend import Backend
 from pineco.kernels.interpreter import interpreting
 from pineco.kernels.patch_distance import patch_distance
+from pineco.kernels.patch_distance.reference import Metric
 from tests.support.guarded_memory import guard_memory
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-METRICS = ("cosine", "cosine_similarity", "euclidean")
+METRICS = get_args(Metric)
 EPS = torch.finfo(torch.float32).eps
 NAMES = ("values", "gradient to queries", "gradient to references")
 
@@ -36,7 +39,7 @@ def vectors(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> T
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
-def run(function: Callable[..., Tensor], queries: Tensor, references: Tensor, **options: object) -> list[Tensor]:
+def run(function: Callable[..., Tensor], queries: Tensor, references: Tensor, **options: Any) -> list[Tensor]:
     """Values, and the gradients to both inputs for one fixed random gradient of the values."""
     leaves = [x.detach().requires_grad_() for x in (queries, references)]
     values = function(*leaves, **options)
@@ -44,16 +47,16 @@ def run(function: Callable[..., Tensor], queries: Tensor, references: Tensor, **
     return [values.detach(), *torch.autograd.grad(values, leaves, pull)]
 
 
-def triton(queries: Tensor, references: Tensor, metric: str = "cosine") -> list[Tensor]:
+def triton(queries: Tensor, references: Tensor, metric: Metric = "cosine") -> list[Tensor]:
     return run(patch_distance, queries, references, metric=metric, backend="triton")
 
 
-def exact(queries: Tensor, references: Tensor, metric: str = "cosine") -> list[Tensor]:
+def exact(queries: Tensor, references: Tensor, metric: Metric = "cosine") -> list[Tensor]:
     """The specification in float64 on the same numbers."""
     return run(patch_distance, queries.double(), references.double(), metric=metric, backend="reference")
 
 
-def eager(queries: Tensor, references: Tensor, metric: str) -> Tensor:
+def eager(queries: Tensor, references: Tensor, metric: Metric) -> Tensor:
     """What one would write with torch, in the dtype of the inputs."""
     if metric == "euclidean":
         return (queries[:, :, None] - references[:, None]).norm(dim=-1)
@@ -70,7 +73,7 @@ def no_worse_than_torch(got: list[Tensor], torchs: list[Tensor], truth: list[Ten
 
 @pytest.mark.parametrize("shared", [False, True], ids=["batched", "shared"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_reference_is_torchs_distance(metric: str, shared: bool) -> None:
+def test_reference_is_torchs_distance(metric: Metric, shared: bool) -> None:
     """The specification would specify something else than the distances it is named for."""
     queries, references = vectors(3, 7, 12).double(), vectors(3, 5, 12, seed=1).double()
     references = references[0] if shared else references
@@ -85,7 +88,7 @@ def test_reference_is_torchs_distance(metric: str, shared: bool) -> None:
 
 @pytest.mark.parametrize("shared", [False, True], ids=["batched", "shared"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_gradients_of_the_reference(metric: str, shared: bool) -> None:
+def test_gradients_of_the_reference(metric: Metric, shared: bool) -> None:
     """The specification's gradients would not be those of its values."""
     queries, references = vectors(2, 4, 3).double(), vectors(2, 3, 3, seed=1).double()
     references = references[0] if shared else references
@@ -100,7 +103,7 @@ SIZES = [("cosine", *size) for size in COSINE_SIZES] + [("euclidean", *size) for
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("metric", "n", "m", "d"), [*SIZES, ("cosine_similarity", 7, 5, 12)])
-def test_kernels_err_no_more_than_torch(metric: str, n: int, m: int, d: int, dtype: torch.dtype) -> None:
+def test_kernels_err_no_more_than_torch(metric: Metric, n: int, m: int, d: int, dtype: torch.dtype) -> None:
     """Values or a gradient would be wrong, or less exact than those of torch in the same dtype."""
     queries, references = vectors(2, n, d, dtype=dtype), vectors(2, m, d, dtype=dtype, seed=1)
     got = triton(queries, references, metric)
@@ -109,7 +112,7 @@ def test_kernels_err_no_more_than_torch(metric: str, n: int, m: int, d: int, dty
 
 
 @pytest.mark.parametrize(("metric", "d"), [("cosine", 4096), ("euclidean", 1000)])
-def test_many_features(metric: str, d: int) -> None:
+def test_many_features(metric: Metric, d: int) -> None:
     """Sums over many features would lose digits, or stop early."""
     queries, references = vectors(1, 2, d), vectors(1, 3, d, seed=1)
     no_worse_than_torch(
@@ -128,7 +131,7 @@ def close(got: list[Tensor], truth: list[Tensor], roundings: float = 64) -> None
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_identical_opposite_orthogonal(metric: str, backend: str) -> None:
+def test_identical_opposite_orthogonal(metric: Metric, backend: Backend) -> None:
     """The three distances that everybody knows would be wrong; identical vectors must not divide by their distance."""
     x = torch.eye(4, device=DEVICE)[None] * 3
     queries, references = x.clone().requires_grad_(), torch.stack([x[0, 0], -x[0, 0], x[0, 1]])[None]
@@ -141,7 +144,7 @@ def test_identical_opposite_orthogonal(metric: str, backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("backend", ["triton", "reference"])
-def test_a_zero_vector_is_similar_to_nothing_and_gets_no_gradient(backend: str, dtype: torch.dtype) -> None:
+def test_a_zero_vector_is_similar_to_nothing_and_gets_no_gradient(backend: Backend, dtype: torch.dtype) -> None:
     """A black patch would make a training step infinite: torch's own rules give 1e8 or 1e12, infinite in float16."""
     queries, references = vectors(1, 3, 8, dtype=dtype), vectors(1, 3, 8, dtype=dtype, seed=1)
     queries[0, 1] = references[0, 2] = 0
@@ -157,7 +160,7 @@ ROWS = {"1e-20": 1e-20, "1e-11": 1e-11, "1": 1.0, "1e18": 1e18, "1e20": 1e20, "1
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("metric", ["cosine", "cosine_similarity"])
-def test_cosines_at_every_scale(metric: str, backend: str) -> None:
+def test_cosines_at_every_scale(metric: Metric, backend: Backend) -> None:
     """Squares of large features would overflow to NaN; rows of different scales must not disturb each other."""
     scales = torch.tensor(list(ROWS.values()), device=DEVICE)[None, :, None]
     queries, references = vectors(1, 6, 16) * scales, vectors(1, 6, 16, seed=1) * scales.flip(1)
@@ -175,7 +178,7 @@ def test_cosines_at_every_scale(metric: str, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e37])
-def test_euclidean_at_every_scale(scale: float, backend: str) -> None:
+def test_euclidean_at_every_scale(scale: float, backend: Backend) -> None:
     """Sums of squares would overflow, or underflow to distances of 0."""
     queries, references = vectors(1, 3, 5) * scale, vectors(1, 4, 5, seed=1) * scale
     queries[0, 2] = references[0, 1]
@@ -185,7 +188,7 @@ def test_euclidean_at_every_scale(scale: float, backend: str) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_strides(metric: str) -> None:
+def test_strides(metric: Metric) -> None:
     """Maps of features, slices and expanded gradients would be read as if they were contiguous."""
     queries = vectors(2, 12, 10).transpose(1, 2)[:, :9]  # (B, patches, features) of a (B, features, patches) map
     references = vectors(2, 14, 24, seed=1)[:, ::2, ::2]
@@ -201,7 +204,7 @@ def test_strides(metric: str) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_shared_references(metric: str) -> None:
+def test_shared_references(metric: Metric) -> None:
     """One queue for the whole batch would not be the same as a copy for each image, or its gradient not their sum.
 
     570 patches pull at 5 references: the sum is split into parts, which are added up.
@@ -217,7 +220,7 @@ def test_shared_references(metric: str) -> None:
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(("b", "n", "m"), [(0, 3, 4), (2, 0, 4), (2, 3, 0), (2, 0, 0)])
-def test_empty(b: int, n: int, m: int, metric: str, backend: str) -> None:
+def test_empty(b: int, n: int, m: int, metric: Metric, backend: Backend) -> None:
     """The last, empty batch of a rank would stop the run, or leave gradients unwritten."""
     values, to_queries, to_references = run(
         patch_distance, vectors(b, n, 5), vectors(b, m, 5), metric=metric, backend=backend
@@ -236,7 +239,7 @@ def test_only_the_gradients_that_are_needed() -> None:
     assert not patch_distance(queries.detach(), references, backend="triton").requires_grad
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "metric": ({"metric": "manhattan"}, "metric is 'manhattan'"),
     "backend": ({"backend": "cuda"}, "backend is 'cuda'"),
     "queries are one image": ({"queries": (4, 6)}, r"\(B, N, D\)"),
@@ -271,7 +274,7 @@ def test_mixed_dtypes_and_devices() -> None:
 
 @pytest.mark.parametrize("backend", [None, "triton", "reference"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_values_that_are_not_finite(bad: float, backend: str | None) -> None:
+def test_values_that_are_not_finite(bad: float, backend: Backend | None) -> None:
     """A diverged model would train on, its distances quietly NaN. A GPU is not stopped to look: there they stay so."""
     queries, references = vectors(1, 3, 4), vectors(1, 2, 4, seed=1)
     references[0, 1, 2] = bad
@@ -287,7 +290,7 @@ def test_values_that_are_not_finite(bad: float, backend: str | None) -> None:
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_compile_takes_it_whole(metric: str, backend: str) -> None:
+def test_compile_takes_it_whole(metric: Metric, backend: Backend) -> None:
     """torch.compile would break the graph here, or lose a gradient; sizes may change."""
     compiled = torch.compile(patch_distance, backend="aot_eager", fullgraph=True, dynamic=True)
     for n in (3, 5):
@@ -299,7 +302,7 @@ def test_compile_takes_it_whole(metric: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_operators_are_registered_as_they_behave(metric: str) -> None:
+def test_operators_are_registered_as_they_behave(metric: Metric) -> None:
     """Shapes, dtypes or aliases that torch.compile is told would not be those of the kernels."""
     queries, references = vectors(2, 4, 6).requires_grad_(), vectors(2, 3, 6, seed=1).requires_grad_()
     forward, gradient = torch.ops.pineco.patch_distance.default, torch.ops.pineco.patch_distance_gradient.default
@@ -312,7 +315,7 @@ def test_operators_are_registered_as_they_behave(metric: str) -> None:
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_autocast_changes_nothing(metric: str, backend: str) -> None:
+def test_autocast_changes_nothing(metric: Metric, backend: Backend) -> None:
     """Distances would drop to 8 bits: sorting them at steepness 100 would see steps of 0.4."""
     queries, references = vectors(1, 5, 8, dtype=torch.bfloat16), vectors(1, 4, 8, dtype=torch.bfloat16, seed=1)
     expected = run(patch_distance, queries, references, metric=metric, backend=backend)
@@ -328,7 +331,7 @@ def test_autocast_changes_nothing(metric: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
-def test_activation_checkpointing(backend: str) -> None:
+def test_activation_checkpointing(backend: Backend) -> None:
     """Recomputing the distances in the backward pass would change gradients."""
     queries, references = vectors(1, 5, 8), vectors(1, 4, 8, seed=1)
 
@@ -349,7 +352,7 @@ def test_without_a_gpu_the_reference_runs() -> None:
 @pytest.mark.skipif(not interpreting(), reason="a GPU is here: kernels are not interpreted")
 @pytest.mark.parametrize(("n", "m", "d"), [(1, 1, 1), (5, 70, 3), (70, 5, 33)])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_no_access_outside_the_tensors(metric: str, n: int, m: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_access_outside_the_tensors(metric: Metric, n: int, m: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing mask would read somebody else's memory: right in every other test, a crash on a GPU one day."""
     guard_memory(monkeypatch)
     triton(vectors(1, n, d), vectors(1, m, d, seed=1), metric)
@@ -357,12 +360,12 @@ def test_no_access_outside_the_tensors(metric: str, n: int, m: int, d: int, monk
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_launch_is_one_that_the_gate_compiles(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_launch_is_one_that_the_gate_compiles(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block size that nobody compiled ahead of time could spill, or not fit, on the user's GPU."""
     from pineco.kernels.patch_distance import kernel
 
     known = {(x.kernel.__name__, x.num_warps, x.num_stages, _blocks(x.constexprs)) for x in kernel.launches()}
-    seen = []
+    seen: list[tuple[object, ...]] = []
     for name in ("cosine_forward", "cosine_backward", "euclidean_forward", "euclidean_backward"):
         monkeypatch.setattr(kernel, name, _Recorder(getattr(kernel, name), seen))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -371,18 +374,18 @@ def test_every_launch_is_one_that_the_gate_compiles(metric: str, monkeypatch: py
     assert set(seen) <= known
 
 
-def _blocks(options: dict) -> frozenset:
+def _blocks(options: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
     return frozenset((k, v) for k, v in options.items() if k.isupper())
 
 
 class _Recorder:
     """Launches a kernel and keeps its options."""
 
-    def __init__(self, kernel: object, seen: list) -> None:
+    def __init__(self, kernel: Any, seen: list[tuple[object, ...]]) -> None:
         self.kernel, self.seen = kernel, seen
 
     def __getitem__(self, grid: object) -> Callable[..., None]:
-        def launch(*arguments: object, **options: object) -> None:
+        def launch(*arguments: object, **options: Any) -> None:
             self.seen.append((self.kernel.__name__, options["num_warps"], options["num_stages"], _blocks(options)))
             self.kernel[grid](*arguments, **options)
 
@@ -391,7 +394,7 @@ class _Recorder:
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 @pytest.mark.parametrize("metric", METRICS)
-def test_cuda_graphs(metric: str) -> None:
+def test_cuda_graphs(metric: Metric) -> None:
     """A hidden synchronisation would make the step impossible to capture."""
     queries, references = vectors(2, 49, 64), vectors(2, 49, 64, seed=1)
     expected = triton(queries, references, metric)
@@ -409,7 +412,7 @@ SMALL = {"n": st.integers(1, 5), "m": st.integers(1, 5), "d": st.integers(1, 9),
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @settings(max_examples=15, deadline=None)
 @given(**SMALL, power=st.integers(-36, 60))
-def test_properties_of_cosine_distance(backend: str, n: int, m: int, d: int, seed: int, power: int) -> None:
+def test_properties_of_cosine_distance(backend: Backend, n: int, m: int, d: int, seed: int, power: int) -> None:
     """Distances would leave [0, 2], depend on which side is called the queries, or on the length of a vector."""
     queries, references = vectors(1, n, d, seed=seed), vectors(1, m, d, seed=seed + 1)
     values = patch_distance(queries, references, backend=backend)
@@ -426,7 +429,7 @@ def test_properties_of_cosine_distance(backend: str, n: int, m: int, d: int, see
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 @settings(max_examples=10, deadline=None)
 @given(**SMALL)
-def test_properties_of_euclidean_distance(backend: str, n: int, m: int, d: int, seed: int) -> None:
+def test_properties_of_euclidean_distance(backend: Backend, n: int, m: int, d: int, seed: int) -> None:
     """Distances would be negative, not symmetric, or break the triangle inequality."""
     queries, references = vectors(1, n, d, seed=seed), vectors(1, m, d, seed=seed + 1)
     values = patch_distance(queries, references, metric="euclidean", backend=backend)

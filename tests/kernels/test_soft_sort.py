@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from itertools import product
-from typing import get_args
+from typing import Any, get_args
 
-import diffsort
+import diffsort  # type: ignore[import-untyped] # it has no stubs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pineco.kernels.backend import Backend
 from pineco.kernels.interpreter import interpreting
 from pineco.kernels.soft_sort import chunked, networks, reference, soft_sort
 from pineco.kernels.soft_sort.networks import Network, layers, wiring
@@ -57,24 +58,24 @@ def run(sort: Sort, values: Tensor) -> list[Tensor]:
     return [*(x.detach() for x in outputs), *gradients]
 
 
-def ours(backend: str | None = "reference", **options: object) -> Sort:
+def ours(backend: Backend | None = "reference", **options: Any) -> Sort:
     return lambda values: soft_sort(values, backend=backend, **options)
 
 
-def specified(network: str, n: int, **options: object) -> Sort:
+def specified(network: Network, n: int, **options: Any) -> Sort:
     """reference.py, in whatever dtype it is given: what torch loses there."""
     relaxation = Relaxation(options.pop("distribution", "cauchy"), options.pop("steepness", 10.0), **options)
     return lambda values: reference.soft_sort(values, wiring(network, n, DEVICE), relaxation)
 
 
-def diffsorts(network: str, n: int, **options: object) -> Sort:
+def diffsorts(network: Network, n: int, **options: Any) -> Sort:
     return diffsort.DiffSortNet(network, n, device=str(DEVICE), **options)
 
 
 # Networks
 
 
-def from_matrices(network: str, n: int) -> list[set[tuple[int, int]]]:
+def from_matrices(network: Network, n: int) -> list[set[tuple[int, int]]]:
     """The comparators in diffsort's matrices; it writes a wire that is left alone as one compared with itself."""
     pairs = []
     for _split_a, _split_b, smaller, larger in diffsort.get_sorting_network(network, n, "cpu"):
@@ -85,7 +86,7 @@ def from_matrices(network: str, n: int) -> list[set[tuple[int, int]]]:
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_networks_are_those_of_diffsort(network: str, n: int) -> None:
+def test_networks_are_those_of_diffsort(network: Network, n: int) -> None:
     """Permutations would be those of another network: soft results differ although both sort."""
     assert [set(layer) for layer in layers(network, n)] == from_matrices(network, n)
 
@@ -99,7 +100,7 @@ def test_the_published_network() -> None:
 
 @pytest.mark.parametrize("n", [*range(1, 11), 49, 1000, 1024])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_networks_sort(network: str, n: int) -> None:
+def test_networks_sort(network: Network, n: int) -> None:
     """A wrong comparator: by the 0-1 principle a network that sorts zeros and ones sorts everything."""
     if n <= 10:
         values = torch.tensor(list(product((0, 1), repeat=n))).T.contiguous()
@@ -130,7 +131,7 @@ def test_wiring_is_symmetric() -> None:
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_equals_diffsort(network: str, distribution: str) -> None:
+def test_equals_diffsort(network: Network, distribution: Distribution) -> None:
     """Results would not be those of the papers that used diffsort.
 
     In float64 everything agrees to 1e-10; 1e-8 for optimal, whose 1/u diffsort writes as 1/(u + 1e-10). At steepness 8,
@@ -138,7 +139,7 @@ def test_equals_diffsort(network: str, distribution: str) -> None:
     of the largest wherever diffsort itself is that close to float64, else by the error rule. The slope of logistic_phi
     has no bound near a tie, where one rounding of a value changes it at will: there the rule holds for the median.
     """
-    options = {"distribution": distribution, "steepness": 8.0}
+    options: dict[str, Any] = {"distribution": distribution, "steepness": 8.0}
     for n in SIZES:
         values = random(3, n, seed=n)
         sorts = ours(network=network, **options), diffsorts(network, n, **options)
@@ -158,7 +159,7 @@ def test_equals_diffsort(network: str, distribution: str) -> None:
 
 def test_lambda_is_that_of_diffsort() -> None:
     """The activation replacement trick would be off wherever lambda is not the default."""
-    options = {"distribution": "logistic_phi", "steepness": 3.0, "art_lambda": 0.6}
+    options: dict[str, Any] = {"distribution": "logistic_phi", "steepness": 3.0, "art_lambda": 0.6}
     values = random(4, 9, dtype=torch.float64)
     for name, got, theirs in zip(
         NAMES, run(ours(**options), values), run(diffsorts("bitonic", 9, **options), values), strict=True
@@ -168,13 +169,13 @@ def test_lambda_is_that_of_diffsort() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 7, 33])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_are_the_specification(network: Network, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows or original positions at the border of a chunk would be lost, or the gradients written by hand be wrong."""
     monkeypatch.setattr(chunked, "STATE", 3 * n * n if n != 33 else 7 * n)  # three rows at once, or seven vectors
     monkeypatch.setattr(chunked, "SHARES", 3 * 5 * wiring(network, n, CPU).partner.numel())  # five rows, then three
     values = random(8, n, dtype=torch.float64)
     for distribution in DISTRIBUTIONS:
-        options = {"distribution": distribution, "steepness": 7.0}
+        options: dict[str, Any] = {"distribution": distribution, "steepness": 7.0}
         got = run(ours(network=network, **options), values)
         if n == 1:
             assert torch.equal(got[0], values)
@@ -186,7 +187,7 @@ def test_chunks_are_the_specification(network: str, n: int, monkeypatch: pytest.
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_gradients_are_those_of_the_values(network: str, distribution: str) -> None:
+def test_gradients_are_those_of_the_values(network: Network, distribution: Distribution) -> None:
     """Training would follow a gradient that is not one. Finite differences, in float64."""
     values = random(2, 6, seed=3, dtype=torch.float64).requires_grad_()
     sort = ours(network=network, distribution=distribution, steepness=2.0)
@@ -194,7 +195,7 @@ def test_gradients_are_those_of_the_values(network: str, distribution: str) -> N
 
 
 @pytest.mark.parametrize(("network", "rows", "n"), [("bitonic", 300, 49), ("bitonic", 100, 7), ("odd_even", 30, 9)])
-def test_four_copies_of_the_permutation(network: str, rows: int, n: int) -> None:
+def test_four_copies_of_the_permutation(network: Network, rows: int, n: int) -> None:
     """The CPU path would need gigabytes where the permutation has 30 MB; diffsort holds some for each layer.
 
     Chunks are no larger than at the published 3,136 rows, which take longer to measure than the rest of this file.
@@ -206,7 +207,8 @@ def test_four_copies_of_the_permutation(network: str, rows: int, n: int) -> None
 
 def test_three_times_as_fast_as_diffsort() -> None:
     """The CPU path would be too slow for what it is there for. It is some five times as fast at this size."""
-    values, pull, seconds = random(392, 49), random(392, 49, 49, seed=1), {}
+    values, pull = random(392, 49), random(392, 49, 49, seed=1)
+    seconds: dict[str, list[float]] = {}
     for _ in range(3):
         for name, sort in (("ours", ours()), ("theirs", diffsorts("bitonic", 49))):
             leaf = values.detach().requires_grad_()
@@ -221,7 +223,7 @@ def test_three_times_as_fast_as_diffsort() -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_permutations_are_doubly_stochastic(network: str, backend: str) -> None:
+def test_permutations_are_doubly_stochastic(network: Network, backend: Backend) -> None:
     """What is called a permutation would create or lose mass; sorted would not be the values it permutes."""
     for n in (2, 7, 18):
         values = random(2, n, seed=n)
@@ -235,13 +237,12 @@ def test_permutations_are_doubly_stochastic(network: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_steep_sorting_is_sorting(network: str, distribution: str, backend: str) -> None:
+def test_steep_sorting_is_sorting(network: Network, distribution: Distribution, backend: Backend) -> None:
     """It would not be a relaxation of sorting, or sort the other way round."""
     n = 13
     values = torch.stack([random(n, seed=seed).argsort() for seed in range(4)]).float()
     expected, indices = values.sort()
-    options = {"network": network, "distribution": distribution, "steepness": 1e7, "backend": backend}
-    ordered, permutation = soft_sort(values, **options)
+    ordered, permutation = soft_sort(values, network=network, distribution=distribution, steepness=1e7, backend=backend)
     torch.testing.assert_close(ordered, expected, rtol=0, atol=1e-4)
     exact = torch.nn.functional.one_hot(indices, n).mT.float()
     torch.testing.assert_close(permutation, exact, rtol=0, atol=1e-4)
@@ -249,7 +250,7 @@ def test_steep_sorting_is_sorting(network: str, distribution: str, backend: str)
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_outputs_are_finite_at_the_largest_steepness(distribution: str, backend: str) -> None:
+def test_outputs_are_finite_at_the_largest_steepness(distribution: Distribution, backend: Backend) -> None:
     """D6: a steepness that is let through would make both outputs NaN."""
     values = random(3, 7)
     values[1, ::2] = values[1, 0]
@@ -259,7 +260,7 @@ def test_outputs_are_finite_at_the_largest_steepness(distribution: str, backend:
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_finite_at_every_steepness(distribution: str, backend: str) -> None:
+def test_finite_at_every_steepness(distribution: Distribution, backend: Backend) -> None:
     """A steep or a flat sort, tied or huge values would make a training step NaN."""
     values = random(5, 7)
     values[1] = 0.25
@@ -274,7 +275,7 @@ def test_finite_at_every_steepness(distribution: str, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_equal_values_stay(network: str, backend: str) -> None:
+def test_equal_values_stay(network: Network, backend: Backend) -> None:
     """Equal values would be told apart, or change."""
     equal = torch.tensor([[0.3], [1e6], [0.0]], device=DEVICE).expand(3, 8)
     ordered, permutation = soft_sort(equal, network=network, steepness=20.0, backend=backend)
@@ -286,7 +287,7 @@ def test_equal_values_stay(network: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @settings(max_examples=10, deadline=None)
 @given(n=st.integers(2, 9), seed=st.integers(0, 2**31), steepness=st.floats(1, 1e4), network=st.sampled_from(NETWORKS))
-def test_properties(backend: str, n: int, seed: int, steepness: float, network: str) -> None:
+def test_properties(backend: Backend, n: int, seed: int, steepness: float, network: Network) -> None:
     """Sums of rows would change, extremes leave the range of the values, or order depend on the sign of a flip."""
     values = random(2, n, seed=seed)
     ordered, permutation = soft_sort(values, network=network, steepness=steepness, backend=backend)
@@ -300,10 +301,10 @@ def test_properties(backend: str, n: int, seed: int, steepness: float, network: 
 
 
 def check_kernels(
-    values: Tensor, network: str, distribution: str = "cauchy", steepness: float = 10.0, **options: object
+    values: Tensor, network: Network, distribution: Distribution = "cauchy", steepness: float = 10.0, **options: Any
 ) -> None:
     """Outputs and all gradients against float64, by the error rule, theirs being reference.py in the same dtype."""
-    settings_ = {"distribution": distribution, "steepness": steepness, **options}
+    settings_: dict[str, Any] = {"distribution": distribution, "steepness": steepness, **options}
     n = values.shape[1]
     got = run(ours("triton", network=network, **settings_), values)
     theirs = run(specified(network, n, **settings_), values)
@@ -326,7 +327,7 @@ def test_odd_even_kernels_err_no_more_than_torch(n: int) -> None:
 
 
 @pytest.mark.parametrize(("network", "n"), [("bitonic", 9), ("bitonic", 16), ("odd_even", 9)])
-def test_tiles_of_a_row_add_up(network: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_of_a_row_add_up(network: Network, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles meet in comparators whose gradient is the sum of all: one would be lost, or counted twice."""
     from pineco.kernels.soft_sort import kernel
 
@@ -351,14 +352,14 @@ def test_values_far_from_zero() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_kernels_take_half_precision(network: str, dtype: torch.dtype) -> None:
+def test_kernels_take_half_precision(network: Network, dtype: torch.dtype) -> None:
     """Similarities under autocast would be sorted in 8 bits, or get gradients of another dtype."""
     check_kernels(random(2, 9, dtype=dtype), network)
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("steepness", [3.0, 100.0])
-def test_kernels_know_every_distribution(distribution: str, steepness: float) -> None:
+def test_kernels_know_every_distribution(distribution: Distribution, steepness: float) -> None:
     """A kernel would compute another F than its name says, or another derivative of it."""
     check_kernels(random(5, 6, seed=4), "bitonic", distribution, steepness, art_lambda=0.4)
 
@@ -389,7 +390,7 @@ def test_kernels_forward_at_the_largest_sizes(n: int) -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_strides(network: str) -> None:
+def test_strides(network: Network) -> None:
     """Slices of similarities, and gradients that are expanded or transposed, would be read as if contiguous."""
     wide = random(8, 6).T[::2]  # (3, 8), stride (2, 6)
     for values in (wide[:, ::2], random(1, 5).expand(3, 5)):
@@ -408,7 +409,7 @@ def test_strides(network: str) -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_empty(network: str, backend: str) -> None:
+def test_empty(network: Network, backend: Backend) -> None:
     """The last, empty batch of a rank would stop the run, or leave a gradient unwritten."""
     got = run(ours(backend, network=network), random(0, 5))
     assert [tuple(x.shape) for x in got] == [(0, 5), (0, 5, 5), (0, 5), (0, 5)]
@@ -418,7 +419,9 @@ def test_empty(network: str, backend: str) -> None:
 @pytest.mark.parametrize("registers", [True, False], ids=["registers", "memory"])
 @pytest.mark.parametrize("n", [3, 9])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_no_access_outside_the_tensors(network: str, n: int, registers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_access_outside_the_tensors(
+    network: Network, n: int, registers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A missing mask would read somebody else's memory: right in every other test, a crash on a GPU one day."""
     from pineco.kernels.soft_sort import kernel
 
@@ -447,7 +450,7 @@ def test_every_launch_is_one_that_the_gate_compiles(monkeypatch: pytest.MonkeyPa
 
 # What surrounds them
 
-BAD: dict[str, tuple[dict[str, object], str]] = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "one row without its axis": ({"shape": (5,)}, r"values are \(5,\); pass \(rows, n\)"),
     "too many": ({"shape": (1, 1025)}, "n from 1 to 1024"),
     "none": ({"shape": (1, 0)}, "n from 1 to 1024"),
@@ -513,7 +516,7 @@ def test_values_that_are_not_finite(bad: float) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
-def test_compile_takes_it_whole(backend: str) -> None:
+def test_compile_takes_it_whole(backend: Backend) -> None:
     """torch.compile would break the graph here, or lose a gradient; the number of rows may change."""
     compiled = torch.compile(ours(backend), backend="aot_eager", fullgraph=True, dynamic=True)
     for rows in (3, 5):
@@ -524,7 +527,7 @@ def test_compile_takes_it_whole(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_both_gradients_at_once(network: str, backend: str) -> None:
+def test_both_gradients_at_once(network: Network, backend: Backend) -> None:
     """A loss on both outputs would forget one of them, or the one would disturb the other."""
     values = random(2, 6).requires_grad_()
     outputs = soft_sort(values, network=network, backend=backend)
@@ -535,7 +538,7 @@ def test_both_gradients_at_once(network: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
-def test_operators_are_registered_as_they_behave(backend: str) -> None:
+def test_operators_are_registered_as_they_behave(backend: Backend) -> None:
     """Shapes, dtypes or aliases that torch.compile is told would not be those of the operators."""
     values, rest = random(2, 3).requires_grad_(), ("bitonic", "cauchy", 10.0, 0.25, backend)
     torch.library.opcheck(torch.ops.pineco.soft_sort.default, (values, *rest))
@@ -547,7 +550,7 @@ def test_operators_are_registered_as_they_behave(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])
-def test_autocast_and_checkpoints_change_nothing(backend: str) -> None:
+def test_autocast_and_checkpoints_change_nothing(backend: Backend) -> None:
     """Mixed precision or recomputation would change what is sorted."""
 
     def under_autocast(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -574,7 +577,7 @@ def test_tables_of_a_first_call_without_gradients() -> None:
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a CUDA device")
 @pytest.mark.parametrize(("network", "n"), [("bitonic", 49), ("bitonic", 200), ("odd_even", 49)])
-def test_cuda_graphs(network: str, n: int) -> None:
+def test_cuda_graphs(network: Network, n: int) -> None:
     """A hidden synchronisation would make the step impossible to capture."""
     values, pulls = random(64, n).requires_grad_(), (random(64, n), random(64, n, n))
 

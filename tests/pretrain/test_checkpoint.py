@@ -39,7 +39,8 @@ class _Engine:
     """Remembers what a checkpoint gave it."""
 
     def __init__(self, objective: Any) -> None:
-        self.objective, self.given = objective, None
+        self.objective = objective
+        self.given: tuple[dict[str, Tensor], int] | None = None
 
     def load_state(self, moments: dict[str, Tensor], step: int) -> None:
         self.given = (moments, step)

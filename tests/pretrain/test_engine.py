@@ -101,7 +101,7 @@ def _resume(ranks: RankInfo, first: tuple[str, ...], second: tuple[str, ...]) ->
     taken.load_state(moments, 1)
     for losses, each in zip(runs, (engine, taken), strict=True):
         for step in (1, 2):
-            losses.append(each.forward_backward(_batch(step, ranks, 1, 0)).loss.item().hex())
+            losses.append(float(each.forward_backward(_batch(step, ranks, 1, 0)).loss.item()).hex())
             each.step(1e-3)
     return runs[0], runs[1]
 

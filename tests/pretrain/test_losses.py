@@ -125,7 +125,8 @@ def _plain_prompt_loss(image: Tensor, text: Tensor, prompts: list[int], scale: T
 
 def test_all_rows_of_one_prompt_are_right() -> None:
     """Triplets of one prompt would push each other's text away, though it is the same text."""
-    found, wanted = [], []
+    found: list[torch.Tensor] = []
+    wanted: list[torch.Tensor] = []
     for losses, compute in (
         (found, lambda i, t, s: prompt_contrastive_loss(i, t, _tokens(PROMPTS), s, RankInfo())),
         (wanted, lambda i, t, s: _plain_prompt_loss(i, t, PROMPTS, s)),

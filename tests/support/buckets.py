@@ -25,13 +25,17 @@ QUICK = S3Settings(read_timeout=0.3, min_rate=0)  # where a stall has to be noti
 _SHARED_LOADER = functools.cache(botocore.loaders.create_loader)
 
 
+def _at_once(seconds: float) -> None:
+    """A pause that takes no time."""
+
+
 class Bucket:
     """folder: what the server shows as s3://bucket/data."""
 
     def __init__(self, folder: Path, proxy: FaultProxy) -> None:
         self.folder, self.proxy = folder, proxy
 
-    def store(self, settings: S3Settings = PATIENT, *, sleep: Callable[[float], object] = bool) -> S3Store:
+    def store(self, settings: S3Settings = PATIENT, *, sleep: Callable[[float], None] = _at_once) -> S3Store:
         """sleep: takes the place of the pauses between tries, which by default take no time."""
         return S3Store(ROOT, settings, sleep=sleep)
 

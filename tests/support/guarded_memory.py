@@ -13,7 +13,8 @@ def guard_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interpreted launches raise where a load or store that is not masked leaves the tensors that they were given."""
     from triton.runtime import interpreter
 
-    builder, allowed = interpreter.InterpreterBuilder, []
+    builder = interpreter.InterpreterBuilder
+    allowed: list[tuple[int, int]] = []
     call, load, store = interpreter.GridExecutor.__call__, builder.create_masked_load, builder.create_masked_store
 
     def guarded_call(self: Any, *arguments: Any, **options: Any) -> Any:

@@ -68,7 +68,7 @@ def assert_same(run: Path, other: Path) -> None:
 
 
 def disturbed(
-    recipe: Recipe, cluster: Cluster, run: Path, disturb: Callable[[str], None], step: int = 7
+    recipe: Recipe, cluster: Cluster, run: Path, disturb: Callable[[str], object], step: int = 7
 ) -> tuple[str, list[Attempt]]:
     """A run that something happens to after some steps: (how its job ended, its attempts)."""
     job = submit.submit(recipe, run, cluster, 2)

@@ -55,6 +55,8 @@ class NumberReader:
 class _Text(bytes):
     """A number in digits that counts as held as long as somebody has it."""
 
+    _reader: NumberReader
+
     def __new__(cls, row: int, reader: NumberReader) -> _Text:
         text = super().__new__(cls, str(row).encode())
         text._reader = reader
@@ -77,10 +79,12 @@ class NumberSource:
         *,
         groups: Sequence[int] | None = None,
         reader: NumberReader | None = None,
-        during: Callable[[int], None] = lambda sample: None,
+        during: Callable[[int], object] = lambda sample: None,
     ) -> None:
         self.samples, self.groups, self.during = samples, groups or [samples], during
-        self.reader, self.decoded, self.filled = reader or NumberReader(), DecodeCounts(), 0
+        self.numbers = reader or NumberReader()
+        self.reader: RowReader = self.numbers
+        self.decoded, self.filled = DecodeCounts(), 0
 
     def __len__(self) -> int:
         return self.samples

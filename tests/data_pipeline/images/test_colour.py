@@ -34,7 +34,7 @@ def changed(image: np.ndarray, change: ColourChange) -> np.ndarray:
     before = image.copy()
     found = change_colour(image, change)
     assert np.array_equal(image, before), "the crop itself was written into"
-    assert (found.shape, found.dtype) == (image.shape, np.uint8)
+    assert (found.shape, found.dtype) == (image.shape, np.dtype(np.uint8))
     return found.astype(int)
 
 

@@ -72,9 +72,9 @@ def test_pairs_overlap_as_asked_for_or_as_far_as_can_be(height: int, width: int,
     most_local = largest_sides(height, width, chosen.local_scale[1], chosen.crop_ratio)
     for one, two, later in pairs(boxes):
         share = chosen.min_overlap_globals if later == 1 else chosen.min_overlap
-        most = most_global if later == 1 else tuple(map(min, most_global, most_local))
-        possible = np.prod([max(1.0, side - 0.501) for side in most])  # boxes are of whole pixels
-        assert shared_area(one, two) >= max(1.0, min(share * height * width, possible))
+        most = most_global if later == 1 else np.minimum(most_global, most_local)
+        possible = np.prod(np.maximum(1.0, np.subtract(most, 0.501)))  # boxes are of whole pixels
+        assert shared_area(one, two) >= max(1.0, min(share * height * width, float(possible)))
 
 
 @given(SIDES, SIDES, SETTINGS, st.integers(0, 2**32))
@@ -105,7 +105,12 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
     """Grows by one with each call of this function of `crops`."""
     calls: list[int] = []
     real: Callable[..., Any] = getattr(crops, name)
-    monkeypatch.setattr(crops, name, lambda *a: (calls.append(1), real(*a))[1])
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(crops, name, counted)
     return calls
 
 
@@ -139,7 +144,7 @@ def test_both_views_mean_the_same_place(
     """The loss would compare patches of different places of the image."""
     boxes = draw_boxes(height, width, chosen, random(n))
     found = overlaps(boxes)
-    assert (found.shape, found.dtype) == ((2, 1 + chosen.local_crops, 2, 4), np.float32)
+    assert (found.shape, found.dtype) == ((2, 1 + chosen.local_crops, 2, 4), np.dtype(np.float32))
     assert found.min() >= 0
     assert found.max() <= 1
     assert (found[..., 2:] > found[..., :2]).all()

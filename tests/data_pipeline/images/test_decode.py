@@ -94,7 +94,7 @@ def test_pixels_are_those_of_pillow(data: bytes) -> None:
     """
     counts = DecodeCounts()
     pixels = decode_image(data, counts=counts)
-    assert (pixels.dtype, pixels.shape) == (np.uint8, (47, 33, 3))
+    assert (pixels.dtype, pixels.shape) == (np.dtype(np.uint8), (47, 33, 3))
     assert np.array_equal(pixels, by_pillow(data))
     assert (counts.decoded, counts.fallbacks) == (1, 0)
     pixels[0, 0, 0] = 1  # writeable: torch shares the memory

@@ -31,8 +31,8 @@ def tokenize(texts: list[str]) -> Tensor:
 
 
 def make_source(root: Path, **options: Any) -> ImageTextSource:
-    options = {"image_size": 8, "tokenize": tokenize, "seed": 3, "augmentation": Augmentation()} | options
-    return ImageTextSource(open_shards(str(root), ShardOptions(memory=0)), **options)
+    usual: dict[str, Any] = {"image_size": 8, "tokenize": tokenize, "seed": 3, "augmentation": Augmentation()}
+    return ImageTextSource(open_shards(str(root), ShardOptions(memory=0)), **(usual | options))
 
 
 def load(source: ImageTextSource, numbers: np.ndarray, epoch: int) -> ImageTextBatch:
@@ -47,7 +47,8 @@ def load(source: ImageTextSource, numbers: np.ndarray, epoch: int) -> ImageTextB
 
 def read_epoch(source: ImageTextSource, ledger: Path, **options: Any) -> tuple[list[int], list[dict[str, Any]]]:
     """The samples of one epoch of the loader, and the bad ones that it wrote down."""
-    settings = LoaderSettings(**{"bad_share": 1.0, "prefetch": 0, "ledger": ledger} | options)
+    usual: dict[str, Any] = {"bad_share": 1.0, "prefetch": 0, "ledger": ledger}
+    settings = LoaderSettings(**(usual | options))
     loader = Loader(source, batch_size=2, lanes=2, seed=0, settings=settings)
     batches = loader.iterate(DataPosition())
     samples = [n for _ in range(loader.batches_per_epoch) for n in next(batches)[1].samples.tolist()]

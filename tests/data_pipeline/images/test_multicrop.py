@@ -24,8 +24,8 @@ from pineco.data_pipeline.reading.shard_set import ShardOptions, open_shards
 from tests.data_pipeline.conftest import encode, natural_image, solid, write_shard
 
 SAMPLES = 12
-SMALL = {"global_size": 28, "local_size": 14, "local_crops": 3}
-NO_COLOUR = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
+SMALL: dict[str, Any] = {"global_size": 28, "local_size": 14, "local_crops": 3}
+NO_COLOUR: dict[str, Any] = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
 
 
 def make_source(root: Path, *, seed: int = 3, **options: Any) -> MultiCropSource:

@@ -229,6 +229,13 @@ def with_cache(bucket: Bucket, folder: Path, limit: int = 1 << 24) -> Loader[Byt
     return make_loader(make_source(bucket, bucket.store(), DiskCache(folder, limit)))
 
 
+def cache_of(loader: Loader[Bytes]) -> DiskCache:
+    assert isinstance(loader.source, BytesSource)
+    cache = loader.source.shards.options.cache
+    assert cache is not None
+    return cache
+
+
 def fill_cache(bucket: Bucket, folder: Path) -> None:
     """Reads until every group was read ahead once; a group that batches asked for sample by sample comes later."""
     batches = with_cache(bucket, folder).iterate(DataPosition())
@@ -272,7 +279,7 @@ def test_a_tampered_cache_is_noticed(bucket: Bucket, reference: list[Bytes], cac
     loader = with_cache(bucket, cache_folder)
     assert read_epoch(loader) == reference
     assert loader.stats.read.repaired >= 4
-    assert loader.source.shards.options.cache.counters.damaged == 4
+    assert cache_of(loader).counters.damaged == 4
     assert bucket.gets >= 4
     assert loader.stats.quarantined == 0
 
@@ -282,7 +289,7 @@ def test_a_cache_of_one_shard_changes_no_sample(bucket: Bucket, reference: list[
     limit = int(1.5 * (bucket.folder / "0.tar").stat().st_size)
     loader = with_cache(bucket, cache_folder, limit)
     assert read_epoch(loader, 30)[: len(reference)] == reference
-    assert loader.source.shards.options.cache.counters.evicted > 0
+    assert cache_of(loader).counters.evicted > 0
 
 
 def test_a_shard_that_was_cut_stops_the_run(bucket: Bucket, tmp_path: Path) -> None:

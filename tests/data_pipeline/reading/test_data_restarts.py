@@ -183,7 +183,7 @@ def test_a_child_process_reads_from_the_bucket(bucket: Bucket, method: str) -> N
     write_shards(bucket.folder, 3, 40, 2000)
     batches = bytes_loader(ROOT).iterate(DataPosition())
     mine = [next(batches)[1] for _ in range(2)]
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)  # the stubs know Process only by the method's name
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=read_in_child, args=(sender, ROOT, 5))
     child.start()

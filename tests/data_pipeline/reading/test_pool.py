@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError, Future
+from functools import partial
 
 import pytest
 
@@ -53,17 +54,18 @@ def test_results_and_errors_reach_whoever_asks() -> None:
         failed.result(LONG)
     with pytest.raises(SystemExit):
         exits.result(LONG)
-    assert [pool.submit(lambda i=i: i, urgent=True).result(LONG) for i in range(50)] == list(range(50))
+    assert [pool.submit(partial(int, i), urgent=True).result(LONG) for i in range(50)] == list(range(50))
     pool.close()
 
 
 def test_one_thread_takes_what_is_urgent_first_and_each_kind_in_turn() -> None:
     """A batch would wait for reads that nobody needs yet."""
-    pool, gate, done = Pool(1, "test"), Gate(), []
+    pool, gate = Pool(1, "test"), Gate()
+    done: list[str] = []
     pool.submit(lambda: gate.call("first"), urgent=False)
     gate.wait_for(1)
     for name, urgent in (("a", False), ("B", True), ("c", False), ("D", True)):
-        pool.submit(lambda name=name: done.append(name), urgent=urgent)
+        pool.submit(partial(done.append, name), urgent=urgent)
     last = pool.submit(lambda: done.append("e"), urgent=False)
     gate.open()
     last.result(LONG)
@@ -79,7 +81,7 @@ def test_reading_ahead_goes_on_under_a_flood_of_urgent_reads() -> None:
     start.wait_for(4)
     for name, urgent in (("urgent", True), ("ahead", False)):
         for _ in range(20):
-            pool.submit(lambda name=name: flood.call(name), urgent=urgent)
+            pool.submit(partial(flood.call, name), urgent=urgent)
     start.open()
     flood.wait_for(4)
     assert sorted(flood.begun) == ["ahead", "ahead", "urgent", "urgent"]

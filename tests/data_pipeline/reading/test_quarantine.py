@@ -132,7 +132,12 @@ def test_many_threads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Two decoders that find bad samples at the same time would lose a line, write two, or miscount."""
     quarantine = make(tmp_path / "rank.jsonl", samples=10_000, per_shard=10_000)
     together, enter = threading.Barrier(8), quarantine._enter
-    monkeypatch.setattr(quarantine, "_enter", lambda *row: (time.sleep(0.001), enter(*row)))  # widens every race
+
+    def enter_late(*row: Any) -> None:  # widens every race
+        time.sleep(0.001)
+        enter(*row)
+
+    monkeypatch.setattr(quarantine, "_enter", enter_late)
 
     def find(_: int) -> None:
         for sample in range(40):
@@ -228,7 +233,7 @@ def test_one_bad_sample_more_than_allowed_stops_the_run(tmp_path: Path) -> None:
     bad = {1, 8, 20, 33}
     order = [sample for batch in read(make_loader(bad_source(set())), 5) for _, sample in batch]
     bad &= set(order)
-    limit = {"bad_share": (len(bad) - 1) / 40, "prefetch": 0}
+    limit: dict[str, Any] = {"bad_share": (len(bad) - 1) / 40, "prefetch": 0}
     place = max(order.index(sample) for sample in bad) // 8  # the batch of the last one
     loader = make_loader(bad_source(bad), ledger=tmp_path / "rank.jsonl", **limit)
     batches = loader.iterate(DataPosition())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -44,7 +45,8 @@ class Trainer:
         block: int = 4,
     ) -> None:
         self._make_order = lambda epoch: EpochOrder(extents, seed=0, epoch=epoch, lanes=lanes, block=block)
-        self._slice, self._orders, self.runs_seen = (batch_size, rank, world), {}, 0
+        self._slice, self.runs_seen = (batch_size, rank, world), 0
+        self._orders: dict[int, EpochOrder] = {}
         self.batches, self.start, self.reader = self.order(0).batches(batch_size), start, reader
         memory = int(samples_held * reader.row_bytes)
         rows = lambda samples: samples[:, None]  # noqa: E731
@@ -369,6 +371,6 @@ def test_many_threads_take_at_once() -> None:
         for _ in range(160):
             trainer.request()
             epoch, samples = trainer.requested.pop(0)
-            rows = pool.map(lambda s, e=epoch: trainer.read_ahead.take(e, s), samples, timeout=LONG)
-            assert [int(row["txt"]) for (row,) in rows] == samples
+            rows = pool.map(partial(trainer.read_ahead.take, epoch), samples, timeout=LONG)
+            assert [int(members["txt"]) for (members,) in rows if isinstance(members, dict)] == samples
         assert len(trainer.read_ahead._coming) <= 150

@@ -6,6 +6,7 @@ import json
 import random
 import tarfile
 import threading
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -95,7 +96,7 @@ def shards(tmp_path: Path) -> Shards:
     return make_shards(tmp_path / "shards")
 
 
-def check(shards: Shards, rows: np.ndarray, found: dict[int, object], bad: set[int] = frozenset()) -> None:  # type: ignore[assignment]
+def check(shards: Shards, rows: np.ndarray, found: Mapping[int, object], bad: Collection[int] = ()) -> None:
     assert list(found) == rows.tolist()
     for row in rows.tolist():
         assert isinstance(found[row], SampleError) if row in bad else found[row] == shards.expected[row][1]

@@ -11,6 +11,7 @@ from pineco.data_pipeline.images.image_text import ImageTextSource
 from pineco.data_pipeline.images.transforms import Augmentation
 from pineco.data_pipeline.index import read_samples
 from pineco.data_pipeline.loader import DataPosition, Loader, LoaderSettings
+from pineco.data_pipeline.reading.reader import SampleError
 from pineco.data_pipeline.reading.shard_set import open_shards
 from pineco.data_pipeline.triplets.source import TripletSource, open_triplets
 from pineco.evals.data.datasets import read_examples, resolve_tasks
@@ -33,7 +34,9 @@ def test_flickr8k_loads_photos_with_their_captions(real_data: Path) -> None:
     batch, found = source.empty(4, pin=False), source.reader.read(numbers)
     said.clear()
     for slot, number in enumerate(numbers.tolist()):
-        source.fill(batch, slot, number, 0, [found[number]])
+        members = found[number]
+        assert not isinstance(members, SampleError)
+        source.fill(batch, slot, number, 0, [members])
     texts = [
         members["txt"].decode() for shard in ("00000.tar", "00001.tar") for _, members in read_samples(folder / shard)
     ]

@@ -160,18 +160,22 @@ def test_a_name_that_is_no_key_is_our_bug(folder: Path, name: str) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["lock", "users"]
 
 
-def flipped(raw: bytes, at: int) -> bytes:
-    return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+def flipping(at: int) -> Callable[[bytes], bytes]:
+    return lambda raw: raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+
+
+def cutting(length: int) -> Callable[[bytes], bytes]:
+    return lambda raw: raw[:length]
 
 
 HEADER_BYTES = {f"header byte {at}": at for at in range(HEADER.size)}
 PAYLOAD_BYTES = {f"payload byte {at}": HEADER.size + at for at in (0, 1, SIZE // 2, SIZE - 1)}
 CRC = range(16, 20)
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], bool]] = {  # what is done, and whether read can tell
-    **{name: (lambda raw, at=at: flipped(raw, at), at not in CRC) for name, at in HEADER_BYTES.items()},
-    **{name: (lambda raw, at=at: flipped(raw, at), False) for name, at in PAYLOAD_BYTES.items()},
+    **{name: (flipping(at), at not in CRC) for name, at in HEADER_BYTES.items()},
+    **{name: (flipping(at), False) for name, at in PAYLOAD_BYTES.items()},
     **{
-        f"cut to {length}": (lambda raw, length=length: raw[:length], True)
+        f"cut to {length}": (cutting(length), True)
         for length in (0, 1, HEADER.size - 1, HEADER.size, HEADER.size + 1, ENTRY - 1)
     },
     "extended": (lambda raw: raw + b"\0", True),
@@ -412,7 +416,7 @@ class AgainstAModel(RuleBasedStateMachine):
     def tamper(self, number: int, where: float) -> None:
         if number in self.model:
             raw = (self.folder / key(number)).read_bytes()
-            (self.folder / key(number)).write_bytes(flipped(raw, int(where * len(raw))))
+            (self.folder / key(number)).write_bytes(flipping(int(where * len(raw)))(raw))
             assert self.cache.get(key(number)) is None
             self.model.remove(number)
 

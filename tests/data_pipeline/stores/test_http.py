@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -94,7 +94,7 @@ class Files(SimpleHTTPRequestHandler):
     """Whole files only, over connections that stay open; remembers who asked."""
 
     protocol_version = "HTTP/1.1"
-    clients: set[tuple[str, int]]
+    clients: ClassVar[set[tuple[str, int]]]
 
     def do_GET(self) -> None:
         self.clients.add(self.client_address)
@@ -152,8 +152,11 @@ def test_a_server_that_ignores_one_range_gives_the_right_bytes(start: Start) -> 
 def test_a_server_without_ranges_is_served(name: str, folder: Path) -> None:
     """Data behind the simplest servers could not be measured."""
     (folder / name).write_bytes(DATA)
-    handler = type("Handler", (Files,), {"clients": set()})
-    with serve(partial(handler, directory=folder)) as url:
+
+    class Handler(Files):
+        clients: ClassVar[set[tuple[str, int]]] = set()
+
+    with serve(partial(Handler, directory=folder)) as url:
         store = HttpStore(url, SETTINGS)
         assert store.ranges
         assert store.size(name) == len(DATA)
@@ -168,12 +171,15 @@ def test_connections_are_used_again(folder: Path) -> None:
     """Each of hundreds of small files would cost a handshake."""
     for number in range(20):
         (folder / f"{number}.txt").write_text(f"text {number}")
-    handler = type("Handler", (Files,), {"clients": set()})
-    with serve(partial(handler, directory=folder)) as url:
+
+    class Handler(Files):
+        clients: ClassVar[set[tuple[str, int]]] = set()
+
+    with serve(partial(Handler, directory=folder)) as url:
         store = HttpStore(url, SETTINGS)
         for number in range(20):
             assert store.read(f"{number}.txt", 0, 100) == f"text {number}".encode()
-    assert len(handler.clients) == 1
+    assert len(Handler.clients) == 1
 
 
 def test_sizes_and_absence(start: Start) -> None:

@@ -213,7 +213,8 @@ def test_an_object_that_changes_stops_the_run(start: Start, folder: Path, listed
     store, _ = start()
     assert store.list_shards() == ["a.tar"] if listed else store.size("a.tar") == len(SHARD)
     assert store.read("a.tar", 0, 1000) == SHARD[:1000]
-    S3Server(folder.parents[1])._write(SimpleNamespace(headers={}), folder / "a.tar", [SHARD[::-1]])
+    bare: Any = SimpleNamespace(headers={})  # a request without conditions
+    S3Server(folder.parents[1])._write(bare, folder / "a.tar", [SHARD[::-1]])
     assert store.list_shards() == ["a.tar"], "listing anew must not accept the new version"
     with pytest.raises(InputError, match=f"{OBJECT}: the object changed while it was read"):
         store.read("a.tar", 0, 1000)

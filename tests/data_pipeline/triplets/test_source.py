@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def write_triplets(root: Path, rows: list[Row], columns: tuple[str, ...] = NIGHT
 
 
 def make_source(root: Path, **options: Any) -> TripletSource:
-    options = {"image_size": 8, "split": "train", "min_votes": 6, "seed": 0} | options
-    return TripletSource(*open_triplets(str(root), ShardOptions(memory=0)), **options)
+    usual: dict[str, Any] = {"image_size": 8, "split": "train", "min_votes": 6, "seed": 0}
+    return TripletSource(*open_triplets(str(root), ShardOptions(memory=0)), **(usual | options))
 
 
 def load(source: TripletSource, numbers: np.ndarray, epoch: int = 0) -> TripletBatch:
@@ -243,11 +244,11 @@ def test_unknown_splits_and_missing_tables_are_named(tmp_path: Path) -> None:
 IMAGES = 9  # in shards of five and four; image i is of colour i
 
 
-def write_table(root: Path, rows: list[tuple[object, object, object]], **changes: object) -> Path:
+def write_table(root: Path, rows: Sequence[tuple[object, object, object]], **changes: object) -> Path:
     """Shards of IMAGES images, and a table of these triplets of them."""
     for name, numbers in (("0.tar", range(5)), ("1.tar", range(5, IMAGES))):
         write_shard(root / name, [(f"{i:03}.png", solid(i)) for i in numbers])
-    lines = [COLUMNS]
+    lines: list[tuple[str, ...]] = [COLUMNS]
     for i, sides in enumerate(rows):
         fields = {"split": "train", "left_vote": 1 - i % 2, "right_vote": i % 2, "votes": 7, "id": i} | changes
         lines.append((*(str(field) for field in fields.values()), *map(str, sides)))

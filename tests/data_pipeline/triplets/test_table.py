@@ -90,7 +90,7 @@ def test_rows_keep_their_prompts(nights: bool, groups: bool, tmp_path: Path) -> 
     assert [table.prompt_names[number] for number in table.prompt.tolist()] == [prompt.strip() for prompt in prompts]
     assert table.prompt_names == ("wasp", "a, b", "", 'say "grün"', "two\nlines", "last")
     assert table.lines.tolist() == [2, 3, 4, 5, 6, 8, 9, 10]
-    assert (table.prompt.dtype, table.lines.dtype) == (np.int32, np.int32)
+    assert (table.prompt.dtype, table.lines.dtype) == (np.dtype(np.int32), np.dtype(np.int32))
     assert (table.group is not None) == groups
     assert table.images.tolist() == [[0, 1, 2]] * 8
 

@@ -37,8 +37,8 @@ CASES = [
 
 
 def _triplets(size: int, samples: int = 2) -> TripletBatch:
-    sides = [torch.randint(0, 256, (samples, 3, size, size), dtype=torch.uint8) for _ in range(3)]
-    return TripletBatch(*sides, torch.rand(samples), torch.arange(samples))
+    reference, left, right = (torch.randint(0, 256, (samples, 3, size, size), dtype=torch.uint8) for _ in range(3))
+    return TripletBatch(reference, left, right, torch.rand(samples), torch.arange(samples))
 
 
 @pytest.mark.parametrize(("settings", "name"), CASES, ids=lambda case: case if isinstance(case, str) else "")

@@ -32,9 +32,9 @@ def _recipe(*overrides: str) -> Recipe:
 
 
 def _batch() -> CaptionedTripletBatch:
-    sides = [torch.zeros(SAMPLES, 3, 64, 64, dtype=torch.uint8) for _ in range(3)]
+    reference, left, right = (torch.zeros(SAMPLES, 3, 64, 64, dtype=torch.uint8) for _ in range(3))
     tokens = torch.ones(SAMPLES, model_size(MODEL).text.tokens, dtype=torch.int64)
-    return CaptionedTripletBatch(*sides, torch.ones(SAMPLES), torch.arange(SAMPLES), tokens)
+    return CaptionedTripletBatch(reference, left, right, torch.ones(SAMPLES), torch.arange(SAMPLES), tokens)
 
 
 def _published(*overrides: str) -> Plan:

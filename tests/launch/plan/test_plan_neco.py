@@ -174,7 +174,9 @@ def test_the_data_is_looked_up_before_it_is_guessed(toy_world: Path) -> None:
     assert there.line("a sample").value == pytest.approx(index.shard_bytes / 64 / 1e3)
     missing = plan(load_recipe("neco_tiny", [*options, "toy_world.root=/nowhere"]), cluster, 2)
     assert missing.line("a sample").value == 60, "as for every other objective on the toy world"
-    assert missing.line("samples").value == load_recipe("neco_tiny").toy_world.settings.train_pairs
+    world = load_recipe("neco_tiny").toy_world
+    assert world is not None
+    assert missing.line("samples").value == world.settings.train_pairs
 
 
 def test_the_first_stage_is_planned_with_its_own_work(toy_world: Path) -> None:
@@ -224,7 +226,12 @@ def test_checkpointing_is_what_lets_it_fit() -> None:
 def _submitted(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     seen: list[Recipe] = []
     monkeypatch.setattr(submit, "check_place", lambda *_: None)
-    monkeypatch.setattr(submit, "submit", lambda recipe, *_: seen.append(recipe) or "7")
+
+    def take(recipe: Recipe, *_: object) -> str:
+        seen.append(recipe)
+        return "7"
+
+    monkeypatch.setattr(submit, "submit", take)
     return seen
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -317,14 +318,21 @@ def test_long_names_are_shortened_in_the_middle_and_stay_apart(width: int) -> No
 
 def test_columns_that_say_nothing_give_way() -> None:
     """Empty columns of runs that have ended would take the room of those that say something."""
-    over = {"eta": None, "samples_per_second": None}
+    over: dict[str, Any] = {"eta": None, "samples_per_second": None}
     header = printed([a_status("runs/clip_vitb32", "done", **over)], 80)[0].split()
     assert header == ["run", "state", "step", "loss", "evaluated", "saved"]
 
 
 def test_room_that_is_left_goes_to_the_names() -> None:
     """A name would be shortened beside empty room."""
-    nothing = {"step": 0, "steps": None, "eta": None, "samples_per_second": None, "loss": None, "evaluated": ""}
+    nothing: dict[str, Any] = {
+        "step": 0,
+        "steps": None,
+        "eta": None,
+        "samples_per_second": None,
+        "loss": None,
+        "evaluated": "",
+    }
     name = "runs/" + 40 * "x"
     assert printed([a_status(name, "pending", saved=0, goodput=None, starts=0, **nothing)], 80)[1].split()[0] == name
 

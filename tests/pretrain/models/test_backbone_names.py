@@ -105,7 +105,7 @@ def test_stock_timm_loads_every_family(name: str, tmp_path: Path) -> None:
     backbone = shaken(name)
     (tmp_path / "config.json").write_text(backbone.export.config)
     save_file(backbone.module.state_dict(), tmp_path / "model.safetensors")
-    stock = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    stock: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     for size in (32, 24):
         pixels = torch.randn(2, 3, size, size)
         with torch.no_grad():

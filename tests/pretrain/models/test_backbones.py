@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pineco.data_pipeline.errors import InputError
 from pineco.pretrain.models.backbones import Backbone, build_backbone, resample_positions
@@ -38,7 +41,7 @@ def test_stock_timm_loads_the_export(tmp_path: Path) -> None:
     """The student could be used by nobody else."""
     backbone = timm_backbone()
     folder = write_export(backbone, tmp_path / "export")
-    stock = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    stock: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     for size in (32, 64):
         pixels = torch.randn(2, 3, size, size)
         with torch.no_grad():
@@ -78,7 +81,7 @@ def test_weights_of_another_size_are_resampled(tmp_path: Path) -> None:
         (lambda d: d / "weights.pth", "no .safetensors file, and no export directory"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path, make, message: str) -> None:
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
     """A part of the backbone would stay random, and nobody would know."""
     weights = timm_backbone().module.state_dict()
     save_file({name: t for name, t in weights.items() if "blocks.0" not in name}, tmp_path / "other.safetensors")
@@ -117,7 +120,7 @@ def test_positions_keep_their_place() -> None:
 
 
 @pytest.mark.parametrize("make", [timm_backbone, clip_backbone])
-def test_attention_is_that_of_the_last_block(make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_is_that_of_the_last_block(make: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
     """Foreground would be that of another layer, or of the patches' own attention."""
     backbone = make()
     module = backbone.module.eval()
@@ -125,7 +128,7 @@ def test_attention_is_that_of_the_last_block(make, monkeypatch: pytest.MonkeyPat
     seen = []
     plain = F.scaled_dot_product_attention
 
-    def watch(q, k, v, *args, **kwargs):
+    def watch(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         scale = kwargs.get("scale") or q.shape[-1] ** -0.5
         seen.append((q * scale @ k.transpose(-2, -1)).softmax(dim=-1))
         return plain(q, k, v, *args, **kwargs)

@@ -230,7 +230,7 @@ def test_a_folder_says_how_pixels_are_normalised(tmp_path: Path, capsys: pytest.
     torch.save({"model": prefixed("module.visual.", weights)}, tmp_path / "synclr.pth")
     assert main([DINO, str(tmp_path / "synclr.pth"), str(tmp_path / "synclr"), "--pixels", "clip"]) == 0
     backbone = build_backbone(DINO, 0, weights=str(tmp_path / "synclr"), image_size=24, drop_path=0.0)
-    stock = timm.create_model(f"local-dir:{tmp_path / 'synclr'}", pretrained=True)
+    stock: Any = timm.create_model(f"local-dir:{tmp_path / 'synclr'}", pretrained=True)
     assert_same(dict(backbone.module.state_dict()), weights)
     assert_same(dict(stock.state_dict()), weights)
     clip = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from pineco.data_pipeline.errors import InputError
 from pineco.pretrain.distributed import RankInfo
@@ -56,7 +58,7 @@ def test_it_survives_a_first_stage(tmp_path: Path) -> None:
         (lambda d: _smaller(d), "of another text tower, see"),
     ],
 )
-def test_what_does_not_fit_is_one_line(make, message: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_one_line(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
     """A run would stop with a traceback, or start from a tower that was taken in part."""
     with pytest.raises(InputError, match=message):
         load_text_tower(build_clip(TINY_CLIP, 0), str(make(tmp_path)))
@@ -80,8 +82,13 @@ def test_a_language_model_in_a_folder_is_a_text_tower(tmp_path: Path, monkeypatc
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     language = BertModel(BertConfig(vocab_size=len(words), **sizes))
     language.save_pretrained(tmp_path)
     config = json.loads(Path(TINY_CLIP).read_text())

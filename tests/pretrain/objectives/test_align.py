@@ -51,8 +51,15 @@ def recipe(*overrides: str, model: str = "timm:test_vit", size: int = 32) -> Rec
 
 def triplets(seed: int = 0, size: int = 32) -> TripletBatch:
     draw = torch.Generator().manual_seed(seed)
-    sides = [torch.randint(0, 256, (4, 3, size, size), generator=draw, dtype=torch.uint8) for _ in range(3)]
-    return TripletBatch(*sides, torch.tensor([0.0, 1.0, 0.75, 0.25]), torch.arange(4))
+    shape = (4, 3, size, size)
+    reference, left, right = (torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8) for _ in range(3))
+    return TripletBatch(reference, left, right, torch.tensor([0.0, 1.0, 0.75, 0.25]), torch.arange(4))
+
+
+def normalised(objective: Align, images: Tensor, member: int = 0) -> Tensor:
+    """Images as this backbone of the objective takes them."""
+    mean, std = (objective.get_buffer(f"{name}_{member}") for name in ("mean", "std"))
+    return (images.float() - mean) / std
 
 
 def trained(settings: Recipe, steps: int = 2) -> tuple[Align, Any]:
@@ -116,10 +123,10 @@ def test_merged_weights_are_adapter_and_base(features: str, tmp_path: Path) -> N
     objective, engine = trained(settings)
     export = _saved(engine, tmp_path).export
     pixels = torch.randn(3, 3, 32, 32)
-    merged = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
+    merged: Any = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
     base = timm.create_model("test_vit", num_classes=0, img_size=32, dynamic_img_size=True).eval()
     base.load_state_dict(_below_adapters(objective.model[0]))
-    adapted = peft.PeftModel.from_pretrained(base, str(export / "adapter")).eval()
+    adapted: Any = peft.PeftModel.from_pretrained(base, str(export / "adapter")).eval()
     with torch.no_grad():
         own = objective.eval().model[0].forward_features(pixels)
         assert torch.allclose(own, merged.forward_features(pixels), atol=1e-5)
@@ -145,8 +152,7 @@ def test_stock_open_clip_loads_an_aligned_clip(tmp_path: Path) -> None:
     objective, engine = trained(settings)
     export = _saved(engine, tmp_path).export
     stock = open_clip.create_model(f"local-dir:{export}").eval()
-    images = triplets().reference
-    pixels = (images.float() - objective.mean_0) / objective.std_0
+    pixels = normalised(objective, triplets().reference)
     texts = torch.randint(1, 100, (2, stock.context_length))
     with torch.no_grad():
         own = objective.eval().model[0]
@@ -163,8 +169,8 @@ def test_stock_peft_adapts_a_stock_clip(tmp_path: Path) -> None:
     objective, engine = trained(settings)
     export = _saved(engine, tmp_path).export
     base = build_clip(TINY_CLIP, settings.seed).eval()
-    adapted = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(export / "adapter")).eval()
-    pixels = (triplets().reference.float() - objective.mean_0) / objective.std_0
+    adapted: Any = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(export / "adapter")).eval()
+    pixels = normalised(objective, triplets().reference)
     with torch.no_grad():
         own = objective.eval().model[0].encode_image(pixels)
         assert torch.allclose(own, adapted.base_model.model.encode_image(pixels), atol=1e-5)
@@ -215,7 +221,7 @@ def test_an_ensemble_is_its_members_in_a_row(tmp_path: Path) -> None:
     description = json.loads((checkpoint.export / "perceptual.json").read_text())
     assert description["members"] == [{"folder": "0", "features": "cls"}, {"folder": "1", "features": "embedding"}]
     assert description["head"] == {"hidden": 8, "width": objective.width}
-    first = timm.create_model(f"local-dir:{checkpoint.export / '0'}", pretrained=True).eval()
+    first: Any = timm.create_model(f"local-dir:{checkpoint.export / '0'}", pretrained=True).eval()
     second = open_clip.create_model(f"local-dir:{checkpoint.export / '1'}").eval()
     head = FeatureHead(objective.width, 8)
     head.load_state_dict(load_file(checkpoint.export / "head.safetensors"))
@@ -223,9 +229,9 @@ def test_an_ensemble_is_its_members_in_a_row(tmp_path: Path) -> None:
     seen: list[Tensor] = []
     first.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        first((images.float() - objective.mean_0) / objective.std_0)
+        first(normalised(objective, images, 0))
         a = seen[0][:, 0]
-        b = second.encode_image((images.float() - objective.mean_1) / objective.std_1)
+        b = second.encode_image(normalised(objective, images, 1))
         expected = head(torch.cat((a, b), dim=1))
         assert torch.allclose(objective.eval().features(images), expected, atol=1e-4)
 

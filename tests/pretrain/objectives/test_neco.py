@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from diffsort import DiffSortNet
+from diffsort import DiffSortNet  # type: ignore[import-untyped] # it has no stubs
 from torch import Tensor
 from torchvision.ops import roi_align
 
 from pineco.data_pipeline.batches import MultiCropBatch
 from pineco.data_pipeline.errors import InputError
 from pineco.pretrain.distributed import RankInfo
-from pineco.pretrain.engine import build_engine
+from pineco.pretrain.engine import LocalEngine, build_engine
 from pineco.pretrain.objectives.neco import Neco, similarity_spread
 from pineco.pretrain.patch_queue import pick
 from pineco.pretrain.recipe.load import load_recipe
@@ -293,18 +293,19 @@ def test_activations_that_are_computed_again_change_nothing(model: str, precisio
 def test_the_teacher_follows_and_has_no_gradient() -> None:
     """A teacher that is trained, or stands still, is no teacher."""
     objective = started(recipe("objective.momentum=0.9", "objective.momentum_end=0.9"))
-    before = [p.clone() for p in objective.teacher.parameters()]
+    teacher: Any = objective.teacher
+    before = [p.clone() for p in teacher.parameters()]
     with torch.no_grad():
         for parameter in objective.model.parameters():
             parameter.add_(1.0)
     objective.after_step(0)
     for old, new, student in zip(
-        before, objective.teacher.parameters(),
+        before, teacher.parameters(),
         [*objective.model.parameters(), *objective.head.parameters()], strict=True,
     ):  # fmt: skip
         assert torch.allclose(new, 0.9 * old + 0.1 * student, atol=1e-6)
         assert not new.requires_grad
-    assert objective.teacher.training is False
+    assert teacher.training is False
 
 
 def test_the_spread_of_similarities_shows_a_collapse() -> None:
@@ -320,9 +321,10 @@ def test_a_step_tells_how_far_the_teachers_similarities_lie_apart() -> None:
     """Collapse would show nowhere."""
     objective = started(recipe())
     healthy = objective(views()).metrics["teacher_spread"]
+    teacher: Any = objective.teacher
     with torch.no_grad():
-        objective.teacher["head"][-1].weight.mul_(1e-3)
-        objective.teacher["head"][-1].bias.fill_(1.0)
+        teacher["head"][-1].weight.mul_(1e-3)
+        teacher["head"][-1].bias.fill_(1.0)
     objective.queue.entries.zero_()
     assert objective(views()).metrics["teacher_spread"] < 0.1 * healthy
     assert not healthy.requires_grad
@@ -333,6 +335,7 @@ def test_backbone_and_head_have_rates_of_their_own() -> None:
     settings = recipe("optimizer.lr=1e-5", "objective.head_lr=1e-4")
     objective = started(settings)
     engine = build_engine(objective, settings, ONE, torch.device("cpu"))
+    assert isinstance(engine, LocalEngine)
     engine.forward_backward(views())
     engine.step(5e-6, 0.3)
     groups = engine.optimizer.param_groups
