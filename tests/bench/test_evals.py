@@ -27,7 +27,7 @@ from tests.bench.evals import (
     parity_record,
 )
 from tests.bench.peer_clip_benchmark import Pair, Peers, pair_up
-from tests.evals.conftest import WriteFolder, colour_set, export_dir, picture, write_folder
+from tests.support.coloured_sets import WriteFolder, colour_set, export_dir, picture, write_folder
 
 __all__ = ["colour_set", "export_dir", "picture", "write_folder"]  # fixtures
 

@@ -15,9 +15,9 @@ from pineco.data_pipeline.index.manifest import Manifest, decode_manifest, encod
 from pineco.data_pipeline.index.scan import scan_shard
 from pineco.data_pipeline.index.sidecar import _PREFIX, ShardEntry, crc32, decode_sidecar, sidecar_name, write_sidecar
 from pineco.data_pipeline.index.table import MEMBER, ShardIndex, rows_fit
-from tests.data_pipeline.index.conftest import MemoryStore, whole_shard
 from tests.fuzz.fuzzing import fuzz
 from tests.fuzz.mutations import changed_bytes, changed_json
+from tests.support.indexed import MemoryStore, whole_shard
 
 
 def _data_set() -> tuple[MemoryStore, Manifest]:

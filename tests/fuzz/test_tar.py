@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pineco.data_pipeline.index.scan import WINDOW, scan_shard
 from pineco.data_pipeline.index.table import DamagedError, rows_fit
 from pineco.data_pipeline.stores.tar import BLOCK, MAX_END, MAX_NAME, Member, TarError, read_members
-from tests.data_pipeline.conftest import tar_bytes
-from tests.data_pipeline.index.conftest import MemoryStore, pairs
-from tests.data_pipeline.stores.test_tar import header, padded, reader
 from tests.fuzz.fuzzing import fuzz
 from tests.fuzz.mutations import changed_bytes
+from tests.support.indexed import MemoryStore, pairs
+from tests.support.shards import tar_bytes
+from tests.support.tar_headers import header, padded, reader
 
 SIZES = st.one_of(
     st.integers(0, 3 * BLOCK).map(lambda n: b"%011o\0" % n),

@@ -21,7 +21,7 @@ from pineco.kernels.soft_sort import chunked, networks, reference, soft_sort
 from pineco.kernels.soft_sort.networks import Network, layers, wiring
 from pineco.kernels.soft_sort.relaxation import Distribution, Relaxation
 from pineco.kernels.timing import peak_bytes
-from tests.kernels.conftest import assert_as_exact_as_torch
+from tests.support.exactness import assert_as_exact_as_torch
 from tests.support.guarded_memory import guard_memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

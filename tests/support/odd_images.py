@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps
 
-from tests.data_pipeline.conftest import encode, natural_image
+from tests.support.shards import encode, natural_image
 
 PHOTO = Image.fromarray(natural_image(47, 33))
 FRAMES = [Image.fromarray(natural_image(47, 33, seed)) for seed in range(3)]

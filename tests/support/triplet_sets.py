@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from tests.data_pipeline.conftest import solid
-from tests.data_pipeline.prepare.conftest import samples, write_npy
+from tests.support.prepared import samples, write_npy
+from tests.support.shards import solid
 
 NIGHTS_HEADER = "id,left_vote,right_vote,votes,ref_path,left_path,right_path,prompt,is_imagenet,split"
 

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import adjust_hue
 from pineco.data_pipeline.images.colour import JITTER, PIECE, ColourChange, Step, change_colour, draw_change, turn_hue
 from pineco.data_pipeline.images.crops import MultiCrop
 from pineco.data_pipeline.randomness import Stream, generator
-from tests.data_pipeline.conftest import natural_image
+from tests.support.shards import natural_image
 
 
 def draws(count: int = 2000, **options: Any) -> list[ColourChange]:

@@ -15,7 +15,6 @@ from PIL import Image
 from pineco.data_pipeline.images import decode as decode_module
 from pineco.data_pipeline.images.decode import DecodeCounts, DecodeError, decode_image, image_format
 from pineco.data_pipeline.images.transforms import resize_square, to_tensor
-from tests.data_pipeline.conftest import encode, natural_image
 from tests.support.odd_images import (
     FRAMES,
     ORIENTATION,
@@ -30,6 +29,7 @@ from tests.support.odd_images import (
     png,
     ycck,
 )
+from tests.support.shards import encode, natural_image
 
 
 def test_format_by_magic_bytes() -> None:

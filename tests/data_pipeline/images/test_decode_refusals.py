@@ -17,7 +17,6 @@ from PIL import Image, ImageFile, WebPImagePlugin
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.images import decode as decode_module
 from pineco.data_pipeline.images.decode import DecodeCounts, DecodeError, decode_image
-from tests.data_pipeline.conftest import encode, natural_image
 from tests.support.odd_images import (
     FRAMES,
     ORIENTATION,
@@ -31,6 +30,7 @@ from tests.support.odd_images import (
     oriented,
     patch_frame,
 )
+from tests.support.shards import encode, natural_image
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pineco.data_pipeline.loader import DataPosition, Loader, LoaderSettings
 from pineco.data_pipeline.reading.quarantine import read_ledger
 from pineco.data_pipeline.reading.reader import SampleError
 from pineco.data_pipeline.reading.shard_set import ShardOptions, open_shards
-from tests.data_pipeline.conftest import encode, natural_image, solid, write_shard
+from tests.support.shards import encode, natural_image, solid, write_shard
 
 SAMPLES = 24  # in three shards of eight
 

@@ -21,7 +21,7 @@ from pineco.data_pipeline.randomness import Stream, generator
 from pineco.data_pipeline.reading.quarantine import read_ledger
 from pineco.data_pipeline.reading.reader import SampleError
 from pineco.data_pipeline.reading.shard_set import ShardOptions, open_shards
-from tests.data_pipeline.conftest import encode, natural_image, solid, write_shard
+from tests.support.shards import encode, natural_image, solid, write_shard
 
 SAMPLES = 12
 SMALL: dict[str, Any] = {"global_size": 28, "local_size": 14, "local_crops": 3}

@@ -19,7 +19,7 @@ from pineco.data_pipeline.images.transforms import (
     to_tensor,
 )
 from pineco.data_pipeline.randomness import Stream, generator
-from tests.data_pipeline.conftest import natural_image
+from tests.support.shards import natural_image
 
 
 def random(sample: int = 0, epoch: int = 0, seed: int = 0) -> np.random.Generator:

@@ -16,38 +16,19 @@ from pineco.data_pipeline.index import DamagedShardsError, build_index, open_ind
 from pineco.data_pipeline.index.manifest import MANIFEST, UNFINISHED, decode_manifest
 from pineco.data_pipeline.index.workers import WORTH, Place, choose_workers
 from pineco.data_pipeline.stores.store import LocalStore
-from tests.data_pipeline.conftest import tar_bytes, write_shard
-from tests.data_pipeline.index.conftest import MemoryStore, pairs, whole_shard, write_data_set
 from tests.support.commands import command
+from tests.support.indexed import (
+    REPOSITORY,
+    MemoryStore,
+    age,
+    contents,
+    pairs,
+    whole_shard,
+    write_data_set,
+)
+from tests.support.shards import tar_bytes, write_shard
 
 main = command("data index")
-
-REPOSITORY = Path(__file__).parents[3]
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    """The files of an index by name."""
-    return {path.name: path.read_bytes() for path in root.iterdir() if path.suffix != ".tar"}
-
-
-@pytest.fixture
-def shards_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the shards in the order in which they are read."""
-    read, names = LocalStore.read, []
-
-    def recorded(self: LocalStore, name: str, offset: int, length: int) -> bytes:
-        if name.endswith(".tar") and name not in names:
-            names.append(name)
-        return read(self, name, offset, length)
-
-    monkeypatch.setattr(LocalStore, "read", recorded)
-    return names
-
-
-def age(root: Path) -> None:
-    """Moves every file into the past, so that what is written from now on is newer whatever the clock's ticks are."""
-    for path in root.iterdir():
-        os.utime(path, ns=(path.stat().st_mtime_ns - 10**9,) * 2)
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,11 @@ from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.index import build_index, open_index
 from pineco.data_pipeline.index.manifest import MANIFEST, decode_manifest
 from pineco.data_pipeline.stores.store import LocalStore, open_store
-from tests.data_pipeline.conftest import tar_bytes, write_shard
-from tests.data_pipeline.index.conftest import pairs
-from tests.data_pipeline.stores.test_s3 import Start, environment, folder, start
 from tests.support.commands import command
 from tests.support.faults import FaultProxy
+from tests.support.indexed import pairs
+from tests.support.s3_access import Start, environment, folder, start
+from tests.support.shards import tar_bytes, write_shard
 
 main = command("data index")
 

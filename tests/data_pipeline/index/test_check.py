@@ -14,9 +14,9 @@ import pytest
 from pineco.data_pipeline.index import DamagedShardsError, build_index, scan_file
 from pineco.data_pipeline.index.check import check_index
 from pineco.data_pipeline.index.manifest import MANIFEST, Manifest, decode_manifest, encode_manifest
-from tests.data_pipeline.conftest import tar_bytes, write_shard
-from tests.data_pipeline.index.conftest import pairs, whole_shard, write_data_set
 from tests.support.commands import command
+from tests.support.indexed import pairs, whole_shard, write_data_set
+from tests.support.shards import tar_bytes, write_shard
 
 main = command("data index")
 

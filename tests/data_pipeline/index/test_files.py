@@ -18,8 +18,8 @@ from pineco.data_pipeline.index.manifest import UNFINISHED, Manifest, decode_man
 from pineco.data_pipeline.index.scan import scan_shard
 from pineco.data_pipeline.index.sidecar import _PREFIX, ShardEntry, crc32, decode_sidecar, encode_sidecar, sidecar_name
 from pineco.data_pipeline.index.table import MEMBER, ShardIndex
-from tests.data_pipeline.conftest import tar_bytes
-from tests.data_pipeline.index.conftest import MemoryStore, whole_shard
+from tests.support.indexed import MemoryStore, whole_shard
+from tests.support.shards import tar_bytes
 
 SHARD = whole_shard(8)
 INDEX = scan_shard(MemoryStore(a=SHARD), "a.tar")

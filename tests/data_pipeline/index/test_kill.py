@@ -17,9 +17,8 @@ from pineco.data_pipeline.index import build_index, open_index
 from pineco.data_pipeline.index.manifest import MANIFEST
 from pineco.data_pipeline.index.sidecar import decode_sidecar
 from pineco.data_pipeline.stores.store import LocalStore
-from tests.data_pipeline.conftest import write_shard
-from tests.data_pipeline.index.conftest import pairs
-from tests.data_pipeline.index.test_build import REPOSITORY, age, contents, shards_read
+from tests.support.indexed import REPOSITORY, age, contents, pairs, shards_read
+from tests.support.shards import write_shard
 
 __all__ = ["shards_read"]  # the fixture
 SHARDS, SAMPLES = 36, 200

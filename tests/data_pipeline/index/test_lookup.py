@@ -17,8 +17,8 @@ from pineco.data_pipeline.index.lookup import Index
 from pineco.data_pipeline.index.manifest import MANIFEST, Manifest, decode_manifest, encode_manifest
 from pineco.data_pipeline.index.table import ShardIndex
 from pineco.data_pipeline.stores.store import LocalStore
-from tests.data_pipeline.conftest import tar_bytes, write_shard
-from tests.data_pipeline.index.conftest import MemoryStore, pairs, whole_shard, write_data_set
+from tests.support.indexed import MemoryStore, pairs, whole_shard, write_data_set
+from tests.support.shards import tar_bytes, write_shard
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from webdataset.tariterators import base_plus_ext
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.index.samples import READ_AHEAD, index_shard, read_samples, split_name
 from pineco.data_pipeline.stores.store import LocalStore
-from tests.data_pipeline.conftest import tar_bytes, write_shard
+from tests.support.shards import tar_bytes, write_shard
 
 
 @pytest.mark.parametrize(

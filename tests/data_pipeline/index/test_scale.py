@@ -20,7 +20,7 @@ from pineco.data_pipeline.index.sidecar import sidecar_name, write_sidecar
 from pineco.data_pipeline.index.table import MEMBER, ShardIndex
 from pineco.data_pipeline.order import EpochOrder, cut_extents
 from pineco.data_pipeline.stores.store import LocalStore
-from tests.data_pipeline.index.test_build import REPOSITORY
+from tests.support.indexed import REPOSITORY
 
 SHARDS, SAMPLES, LANES, BATCH = 1500, 10_000, 64, 4096
 

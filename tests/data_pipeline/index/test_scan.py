@@ -20,8 +20,8 @@ from pineco.data_pipeline.index.check import difference
 from pineco.data_pipeline.index.scan import MAX_KINDS, scan_file, scan_shard
 from pineco.data_pipeline.index.table import DamagedError, ShardIndex
 from pineco.data_pipeline.stores.tar import BLOCK
-from tests.data_pipeline.conftest import Files, tar_bytes, write_shard
-from tests.data_pipeline.index.conftest import MemoryStore, pairs, whole_shard
+from tests.support.indexed import MemoryStore, pairs, whole_shard
+from tests.support.shards import Files, tar_bytes, write_shard
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT}
 

@@ -13,8 +13,8 @@ import pytest
 
 from pineco.data_pipeline.prepare.samples.images import EMPTY
 from pineco.data_pipeline.stores.tar_writer import TarWriter
-from tests.data_pipeline.prepare.conftest import Done, Prepare, photo, prepared, rejections, tree, write_pairs
 from tests.support.commands import command
+from tests.support.prepared import Done, Prepare, photo, prepared, rejections, tree, write_pairs
 from tests.support.triplet_sets import nights_row, write_nights
 
 main = command("data prepare")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,9 @@ import pytest
 
 from pineco.data_pipeline.prepare import workers
 from pineco.data_pipeline.stores.store import LocalStore
-from tests.data_pipeline.prepare.conftest import Prepare, photo, prepared, samples, tree, write_pairs
-from tests.data_pipeline.prepare.sources.test_image_folder import write_classes
-from tests.data_pipeline.prepare.sources.test_pairs_csv import write_table
-from tests.support.commands import command
+from tests.support.prepare_calls import Source, call, survives
+from tests.support.prepared import Prepare, photo, samples, tree, write_classes, write_pairs, write_table
 from tests.support.triplet_sets import nights_row, write_nights
-
-main = command("data prepare")
-
-Source = tuple[str, Path, tuple[str, ...]]  # kind, SRC, options
 
 
 @pytest.fixture(params=["yfcc15m", "csv", "image-folder", "nights"])
@@ -43,11 +35,6 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     return "nights", write_nights(src, rows), ("--shard-size", "3")
 
 
-def call(source: Source, destination: Path, count: int = 1) -> int:
-    kind, path, options = source
-    return main([kind, str(path), str(destination), *options, "--workers", str(count)])
-
-
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path, source: Source) -> None:
     """The same data prepared on two machines would not be the same data."""
     for count in (1, 3):
@@ -63,39 +50,6 @@ def test_neither_time_nor_place_changes_a_byte(tmp_path: Path, prepare: Prepare)
     prepare("yfcc15m", first, tmp_path / "x")
     prepare("yfcc15m", second, tmp_path / "y")
     assert tree(tmp_path / "x") == tree(tmp_path / "y")
-
-
-def kill_at(source: Source, destination: Path, moment: int) -> None:
-    """Runs it and dies, as by kill -9, when file number `moment` is written but does not have its name yet."""
-    rename, left = Path.replace, moment
-
-    def replace(path: Path, target: Any) -> Path:
-        nonlocal left
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-        return rename(path, target)
-
-    Path.replace = replace  # type: ignore[method-assign]
-    os._exit(call(source, destination))
-
-
-def survives(source: Source, begin: Callable[[Path], None], place: Path, expected: dict[str, bytes]) -> int:
-    """At how many moments it was killed; checks what the next call makes of each. begin: what is there at first."""
-    context = multiprocessing.get_context("fork")
-    for moment in range(2 * len(expected)):
-        destination = place / f"dst{moment}"
-        begin(destination)
-        process = context.Process(target=kill_at, args=(source, destination, moment))
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            return moment
-        assert process.exitcode == -signal.SIGKILL
-        assert moment == 0 or not prepared(destination)["complete"]
-        assert call(source, destination) == 0
-        assert tree(destination) == expected, f"killed at write {moment}"
-    pytest.fail("it did not come to its end")
 
 
 @pytest.mark.parametrize("source", ["yfcc15m", "nights"], indirect=True)

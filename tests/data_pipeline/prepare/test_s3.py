@@ -10,8 +10,8 @@ from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.index import open_index
 from pineco.data_pipeline.stores.s3 import S3Store
 from pineco.data_pipeline.stores.store import open_store
-from tests.data_pipeline.prepare.conftest import URL, Prepare, tree, write_pairs
-from tests.data_pipeline.stores.test_s3 import SECRETS
+from tests.support.prepared import URL, Prepare, tree, write_pairs
+from tests.support.s3_access import SECRETS
 from tests.support.triplet_sets import nights_row, write_nights
 
 

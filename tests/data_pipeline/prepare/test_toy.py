@@ -12,7 +12,7 @@ from pineco.data_pipeline.prepare import toy
 from pineco.data_pipeline.stores.store import LocalStore, open_store
 from pineco.data_pipeline.toy_world.settings import TINY
 from pineco.data_pipeline.triplets.source import open_triplets
-from tests.data_pipeline.prepare.conftest import URL, Prepare, tree
+from tests.support.prepared import URL, Prepare, tree
 
 
 def check(found: dict[str, bytes], world: dict[str, bytes]) -> None:

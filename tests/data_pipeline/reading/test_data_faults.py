@@ -25,8 +25,8 @@ from pineco.data_pipeline.reading.quarantine import read_ledger, substitute
 from pineco.data_pipeline.reading.shard_set import ShardOptions, ShardSet, open_shards
 from pineco.data_pipeline.stores.cache import HEADER, DiskCache
 from pineco.data_pipeline.stores.store import Store
-from tests.data_pipeline.conftest import solid, write_shard
 from tests.support.buckets import PATIENT, QUICK, Bucket, serve
+from tests.support.shards import solid, write_shard
 from tests.support.sources import Bytes, BytesSource
 
 SAMPLES, BATCH = 96, 8  # in four shards

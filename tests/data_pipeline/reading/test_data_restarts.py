@@ -22,8 +22,8 @@ from pineco.data_pipeline.images.transforms import Augmentation
 from pineco.data_pipeline.index import open_index
 from pineco.data_pipeline.loader import DataPosition, Loader, LoaderSettings
 from pineco.data_pipeline.reading.shard_set import ShardOptions, ShardSet, open_shards
-from tests.data_pipeline.conftest import encode, natural_image, write_shard
 from tests.support.buckets import ROOT, Bucket, serve
+from tests.support.shards import encode, natural_image, write_shard
 from tests.support.sources import Bytes, BytesSource, bytes_loader, read_in_child
 
 LANES, BATCH = 8, 16

@@ -22,7 +22,7 @@ from pineco.data_pipeline.index import GROUP_BYTES, Index, open_index
 from pineco.data_pipeline.reading.reader import GAP, PIECE, Piece, SampleError, ShardReader, spans
 from pineco.data_pipeline.stores.cache import HEADER, DiskCache
 from pineco.data_pipeline.stores.store import LocalStore
-from tests.data_pipeline.conftest import tar_bytes, write_shard
+from tests.support.shards import tar_bytes, write_shard
 
 EXTENSIONS = ("jpg", "txt")  # what is read here
 Expected = list[tuple[str, dict[str, bytes], int]]  # key, members that are read, offset of the first member

@@ -15,7 +15,7 @@ from pineco.data_pipeline.index import open_index
 from pineco.data_pipeline.reading.reader import ReadCounters, SampleError, ShardReader
 from pineco.data_pipeline.reading.resident import ResidentReader, keep_if_small
 from pineco.data_pipeline.stores.store import LocalStore
-from tests.data_pipeline.conftest import write_shard
+from tests.support.shards import write_shard
 
 SAMPLES = 40  # in shards of 25 and 15; each shard is one group
 

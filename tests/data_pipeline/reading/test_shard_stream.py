@@ -15,7 +15,7 @@ from pineco.data_pipeline.index import read_samples
 from pineco.data_pipeline.reading import shard_stream
 from pineco.data_pipeline.reading.shard_stream import stream_samples
 from pineco.data_pipeline.stores.store import LocalStore
-from tests.data_pipeline.conftest import tar_bytes
+from tests.support.shards import tar_bytes
 
 NAMES = ("0.tar", "1.tar", "2.tar")
 

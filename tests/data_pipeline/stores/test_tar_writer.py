@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pineco.data_pipeline.stores.tar import read_members
 from pineco.data_pipeline.stores.tar_writer import MAX_NAME, MAX_SIZE, TarWriter
-from tests.data_pipeline.conftest import tar_bytes
+from tests.support.shards import tar_bytes
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
     lambda name: len(name.encode()) <= MAX_NAME and not name.endswith("/")

@@ -15,7 +15,7 @@ from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.loader import DataPosition, Loader, LoaderSettings
 from pineco.data_pipeline.triplets.caption_template import check_template, fill_template
 from pineco.data_pipeline.triplets.table import NIGHTS_COLUMNS, PROMPT
-from tests.data_pipeline.triplets.test_source import load, make_source, row, write_triplets
+from tests.support.triplet_files import load, make_source, row, write_prompts, write_triplets
 
 LENGTH = 24  # of the tokens: the UTF-8 bytes of a caption
 
@@ -27,11 +27,6 @@ def spell(texts: list[str]) -> Tensor:
 
 def said(tokens: Tensor) -> list[str]:
     return [bytes(line).rstrip(b"\0").decode() for line in tokens.tolist()]
-
-
-def write_prompts(root: Path, prompts: list[str], **changes: object) -> Path:
-    rows = [row(i, right_vote=i / 64) | {PROMPT: prompt} | changes for i, prompt in enumerate(prompts)]
-    return write_triplets(root, rows, (*NIGHTS_COLUMNS[:4], PROMPT, *NIGHTS_COLUMNS[4:]))
 
 
 def captioned(root: Path, **options: Any) -> Any:

@@ -24,7 +24,7 @@ from pineco.evals.data.datasets import (
     resolve_tasks,
 )
 from pineco.evals.data.tasks import load_tasks
-from tests.data_pipeline.conftest import encode
+from tests.support.shards import encode
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -19,7 +19,7 @@ import pineco
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.models.load import load_model
 from pineco.evals.models.model import Model
-from tests.evals.conftest import TINY_CONFIG
+from tests.support.coloured_sets import TINY_CONFIG
 
 VIT = "timm:test_vit"  # timm's smallest
 

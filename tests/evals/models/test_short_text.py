@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pineco.evals.models.short_text import ShortText
-from tests.evals.conftest import TINY_CONFIG
+from tests.support.coloured_sets import TINY_CONFIG
 
 TEXTS = ["a dog", "a blurry photo of the hard to see american alligator", "", "word " * 100]
 

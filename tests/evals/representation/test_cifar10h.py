@@ -26,8 +26,8 @@ from pineco.evals.representation.cifar10h import (
     text_similarity,
 )
 from pineco.evals.results.draws import image_counts
-from tests.evals.conftest import COLOURS, WriteFolder
-from tests.evals.representation.test_similarity import mean_ranks
+from tests.support.coloured_sets import COLOURS, WriteFolder
+from tests.support.rank_statistics import mean_ranks
 
 C = 4
 

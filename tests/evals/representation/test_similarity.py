@@ -23,6 +23,7 @@ from pineco.evals.representation.similarity import (
     spearman,
 )
 from pineco.evals.results.draws import image_counts, interval
+from tests.support.rank_statistics import mean_ranks
 
 BOTH = pytest.mark.parametrize("debiased", [True, False], ids=["debiased", "biased"])
 
@@ -145,11 +146,6 @@ def test_a_draw_of_biased_cka_is_that_of_the_set_written_out() -> None:
     expected = interval(np.array([restated(x[rows], y[rows], False) for rows in draws]))
     matrix = cka_matrix([x, y], draws=4, debiased=False)
     assert (matrix.low[0, 1], matrix.high[0, 1]) == pytest.approx(expected, abs=1e-10)
-
-
-def mean_ranks(values: np.ndarray) -> np.ndarray:
-    """One more than how many are less, and half of the others that are equal."""
-    return np.array([(values < v).sum() + ((values == v).sum() + 1) / 2 for v in values])
 
 
 def test_rsa_is_its_definition() -> None:

@@ -28,7 +28,7 @@ from pineco.evals.triplets.scores import (
     means,
     score,
 )
-from tests.data_pipeline.conftest import solid, write_shard
+from tests.support.shards import solid, write_shard
 
 
 def make(n: int = 400, seed: int = 0, **changes: Any) -> Choices:

@@ -18,7 +18,7 @@ from pineco.evals.zeroshot.outcomes import (
     metrics,
     statistic,
 )
-from tests.evals.zeroshot.test_outcomes import MAKE, classification, multilabel, retrieval
+from tests.support.outcomes import MAKE, classification, multilabel, retrieval
 
 GOLDEN = (
     [0, 2, 0, 1, 2, 1, 1, 0, 1, 2, 0, 2],

@@ -26,7 +26,7 @@ from pineco.evals.zeroshot.compare import compare
 from pineco.evals.zeroshot.parts import file_name
 from pineco.evals.zeroshot.suite import How, evaluate
 from pineco.pretrain.distributed import RankInfo
-from tests.evals.conftest import COLOURS
+from tests.support.coloured_sets import COLOURS
 from tests.support.ranks import run_ranks
 
 

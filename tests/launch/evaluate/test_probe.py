@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from pineco.evals.models.load import load_model
 from pineco.evals.representation.similarity import linear_cka, rsa
 from pineco.launch.evaluate.probe import short_names
-from tests.evals.conftest import WriteFolder
-from tests.evals.conftest import export_dir as export_dir
-from tests.evals.conftest import write_folder as write_folder
+from tests.support.coloured_sets import WriteFolder
+from tests.support.coloured_sets import export_dir as export_dir
+from tests.support.coloured_sets import write_folder as write_folder
 from tests.support.commands import command
 from tests.support.segmentation_sets import small_set
 

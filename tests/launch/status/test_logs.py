@@ -17,8 +17,8 @@ from pineco.launch.rundir.lease import Lease
 from pineco.launch.status import logs
 from pineco.launch.status.logs import Follower, follow
 from pineco.launch.submit import slurm, squeue
-from tests.launch.status.test_status import beats, make_job, make_run
 from tests.support.commands import command
+from tests.support.run_directories import beats, make_job, make_run
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from pineco.launch.train.inputs import build_loader, describe_data
 from pineco.pretrain.distributed import RankInfo
 from pineco.pretrain.models.clip import tokenizer
 from pineco.pretrain.recipe.load import load_recipe
-from tests.data_pipeline.triplets.test_prompt_captions import write_prompts
-from tests.data_pipeline.triplets.test_source import row, write_triplets
+from tests.support.triplet_files import row, write_prompts, write_triplets
 
 
 def make_loader(root: Path, *overrides: str) -> Loader[Any]:

@@ -10,8 +10,8 @@ from PIL import ExifTags, Image
 
 from pineco.data_pipeline.prepare.outcome import RejectError
 from pineco.data_pipeline.prepare.samples.images import UNREADABLE, ImageRules, check_image
-from tests.data_pipeline.conftest import encode, natural_image
-from tests.data_pipeline.prepare.conftest import photo
+from tests.support.prepared import photo
+from tests.support.shards import encode, natural_image
 
 IMAGE = Image.fromarray(natural_image(60, 90, seed=1))
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}

@@ -12,8 +12,8 @@ import pytest
 from pineco.data_pipeline.prepare.confine import LINKED_FOLDER, MISSING, OUTSIDE, TOO_LARGE
 from pineco.data_pipeline.prepare.samples.npy import parse_number
 from pineco.data_pipeline.prepare.sources.bapps import BAD_JUDGEMENT
-from tests.data_pipeline.conftest import solid
-from tests.data_pipeline.prepare.conftest import Prepare, rejections, write_npy
+from tests.support.prepared import Prepare, rejections, write_npy
+from tests.support.shards import solid
 from tests.support.triplet_sets import images, sides, table, write_bapps
 
 

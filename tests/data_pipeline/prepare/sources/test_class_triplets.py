@@ -20,8 +20,8 @@ from pineco.data_pipeline.prepare.sources.labelled import NO_CLASS, open_labelle
 from pineco.data_pipeline.prepare.sources.raw_samples import DUPLICATE
 from pineco.data_pipeline.prepare.sources.yfcc15m import NO_IMAGE
 from pineco.data_pipeline.triplets.source import TripletSource, open_triplets
-from tests.data_pipeline.conftest import encode, solid, write_shard
-from tests.data_pipeline.prepare.conftest import Prepare, prepared, rejections, tree
+from tests.support.prepared import Prepare, prepared, rejections, tree
+from tests.support.shards import encode, solid, write_shard
 from tests.support.triplet_sets import images, table
 
 EACH = 20  # images of a class; image i of class c is of colour EACH c + i

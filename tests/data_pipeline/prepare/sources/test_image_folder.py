@@ -9,18 +9,8 @@ from PIL import Image
 
 from pineco.data_pipeline.prepare.confine import LINKED_FOLDER, OUTSIDE
 from pineco.data_pipeline.prepare.samples.images import FOREIGN
-from tests.data_pipeline.conftest import encode
-from tests.data_pipeline.prepare.conftest import Prepare, photo, rejections, samples
-
-
-def write_classes(root: Path, classes: dict[str, int]) -> Path:
-    number = 0
-    for name, size in classes.items():
-        (root / name).mkdir(parents=True)
-        for place in range(size):
-            (root / name / f"{place}.JPEG").write_bytes(photo(number))
-            number += 1
-    return root
+from tests.support.prepared import Prepare, photo, rejections, samples, write_classes
+from tests.support.shards import encode
 
 
 def test_images_keep_their_class(tmp_path: Path, prepare: Prepare) -> None:

@@ -15,8 +15,8 @@ from pineco.data_pipeline.prepare.sources.judgements import LOST_IMAGE
 from pineco.data_pipeline.prepare.sources.nights import BAD_GROUP, BAD_PATH, BAD_VOTES, RAGGED_ROW, open_nights
 from pineco.data_pipeline.triplets.source import open_triplets
 from pineco.data_pipeline.triplets.table import read_nights
-from tests.data_pipeline.conftest import solid
-from tests.data_pipeline.prepare.conftest import Prepare, prepared, rejections, samples, tree
+from tests.support.prepared import Prepare, prepared, rejections, samples, tree
+from tests.support.shards import solid
 from tests.support.triplet_sets import NIGHTS_HEADER, images, nights_row, sides, table, write_nights
 
 

@@ -10,15 +10,7 @@ import pytest
 from pineco.data_pipeline.prepare.confine import MISSING, OUTSIDE
 from pineco.data_pipeline.prepare.samples.texts import EMPTY_CAPTION, NO_UTF8
 from pineco.data_pipeline.prepare.sources.pairs_csv import SHORT_ROW
-from tests.data_pipeline.prepare.conftest import Prepare, photo, rejections, samples
-
-
-def write_table(root: Path, rows: list[str], header: str = "filepath\ttitle", images: int = 6) -> Path:
-    (root / "images").mkdir(parents=True)
-    for number in range(images):
-        (root / "images" / f"{number}.jpg").write_bytes(photo(number))
-    (root / "table.csv").write_bytes("\n".join([header, *rows, ""]).encode("utf-8", "surrogateescape"))
-    return root / "table.csv"
+from tests.support.prepared import Prepare, photo, rejections, samples, write_table
 
 
 def test_rows_become_pairs_in_shards_of_the_size_asked_for(tmp_path: Path, prepare: Prepare) -> None:

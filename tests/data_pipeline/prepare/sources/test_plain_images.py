@@ -14,8 +14,8 @@ from pineco.data_pipeline.loader import DataPosition, Loader, LoaderSettings
 from pineco.data_pipeline.prepare.confine import LINKED_FOLDER, OUTSIDE
 from pineco.data_pipeline.prepare.samples.images import EMPTY, FOREIGN, UNREADABLE
 from pineco.data_pipeline.reading.shard_set import ShardOptions, open_shards
-from tests.data_pipeline.conftest import encode
-from tests.data_pipeline.prepare.conftest import Prepare, photo, prepared, rejections, samples, tree
+from tests.support.prepared import Prepare, photo, prepared, rejections, samples, tree
+from tests.support.shards import encode
 
 
 def write_images(root: Path, names: list[str]) -> Path:

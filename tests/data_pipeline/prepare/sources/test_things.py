@@ -11,8 +11,8 @@ import pytest
 from pineco.data_pipeline.prepare.outcome import Rejected
 from pineco.data_pipeline.prepare.sources.judgements import write_table
 from pineco.data_pipeline.prepare.sources.things import deal_sides, read_triplets
-from tests.data_pipeline.conftest import solid
-from tests.data_pipeline.prepare.conftest import Prepare, prepared
+from tests.support.prepared import Prepare, prepared
+from tests.support.shards import solid
 from tests.support.triplet_sets import sides, table, write_things
 
 TRIPLETS = "0 1 2\n3 4 5\n5 0 3\n"

@@ -13,10 +13,9 @@ from pineco.data_pipeline.prepare.confine import MISSING, OUTSIDE
 from pineco.data_pipeline.prepare.samples.images import FOREIGN
 from pineco.data_pipeline.prepare.samples.texts import EMPTY_CAPTION
 from pineco.evals.data.datasets import open_folder, read_examples
-from tests.data_pipeline.conftest import encode
-from tests.data_pipeline.prepare.conftest import URL, Prepare, photo, prepared, rejections, tree
-from tests.data_pipeline.prepare.sources.test_image_folder import write_classes
-from tests.data_pipeline.prepare.test_resume import Source, call, survives
+from tests.support.prepare_calls import Source, call, survives
+from tests.support.prepared import URL, Prepare, photo, prepared, rejections, tree, write_classes
+from tests.support.shards import encode
 
 CLASSES = {"ant": 3, "bee": 0, "red fox": 4}
 

@@ -23,18 +23,9 @@ from pineco.data_pipeline.prepare.sources.raw_samples import DAMAGED_TAR, DUPLIC
 from pineco.data_pipeline.prepare.sources.yfcc15m import NO_IMAGE
 from pineco.data_pipeline.reading.shard_set import open_shards
 from pineco.data_pipeline.stores.store import open_store
-from tests.data_pipeline.conftest import encode, tar_bytes, write_shard
-from tests.data_pipeline.prepare.conftest import (
-    Prepare,
-    pair_files,
-    photo,
-    prepared,
-    rejections,
-    samples,
-    tree,
-    write_pairs,
-)
 from tests.support.commands import command
+from tests.support.prepared import Prepare, pair_files, photo, prepared, rejections, samples, tree, write_pairs
+from tests.support.shards import encode, tar_bytes, write_shard
 
 main = command("data prepare")
 

@@ -1,12 +1,16 @@
-"""Data sets in shards, and a store in memory, for the tests of the index."""
+"""Indexed data sets, and a store in memory."""
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.data_pipeline.conftest import Files, tar_bytes, write_shard
+import pytest
+
+from pineco.data_pipeline.stores.store import LocalStore
+from tests.support.shards import Files, tar_bytes, write_shard
 
 
 class MemoryStore:
@@ -71,3 +75,31 @@ def write_data_set(root: Path, shards: int = 3, samples: int = 20) -> Path:
 
 def whole_shard(samples: int = 50, seed: int = 0) -> bytes:
     return tar_bytes(pairs(samples, seed))
+
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """The files of an index by name."""
+    return {path.name: path.read_bytes() for path in root.iterdir() if path.suffix != ".tar"}
+
+
+@pytest.fixture
+def shards_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the shards in the order in which they are read."""
+    read, names = LocalStore.read, []
+
+    def recorded(self: LocalStore, name: str, offset: int, length: int) -> bytes:
+        if name.endswith(".tar") and name not in names:
+            names.append(name)
+        return read(self, name, offset, length)
+
+    monkeypatch.setattr(LocalStore, "read", recorded)
+    return names
+
+
+def age(root: Path) -> None:
+    """Moves every file into the past, so that what is written from now on is newer whatever the clock's ticks are."""
+    for path in root.iterdir():
+        os.utime(path, ns=(path.stat().st_mtime_ns - 10**9,) * 2)

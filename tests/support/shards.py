@@ -1,4 +1,4 @@
-"""Small test data: tar archives, images, webdataset shards."""
+"""Shards and images in memory and as files."""
 
 from __future__ import annotations
 
