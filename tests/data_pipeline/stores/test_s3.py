@@ -25,6 +25,9 @@ from pineco.data_pipeline.stores.store import LocalStore, open_store
 from tests.support.faults import FaultProxy
 from tests.support.s3 import S3Server, in_thread
 from tests.support.s3_access import IMPATIENT, SECRETS, SETTINGS, SHARD, Rule, Start
+from tests.support.s3_access import environment as environment
+from tests.support.s3_access import folder as folder
+from tests.support.s3_access import start as start
 
 OBJECT = "s3://bucket/data/a.tar"
 
