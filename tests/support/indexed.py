@@ -77,7 +77,7 @@ def whole_shard(samples: int = 50, seed: int = 0) -> bytes:
     return tar_bytes(pairs(samples, seed))
 
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -26,6 +26,7 @@ from tests.support.indexed import (
     whole_shard,
     write_data_set,
 )
+from tests.support.indexed import shards_read as shards_read
 from tests.support.shards import tar_bytes, write_shard
 
 main = command("data index")

@@ -117,7 +117,7 @@ def test_shards_that_come_and_go_are_refused(tmp_path: Path) -> None:
     late.unlink()
     (root / "00001.tar").rename(tmp_path / "gone")
     with pytest.raises(
-        InputError, match=r"00001\.tar was indexed and is gone \(1 such\); restore it, or run pineco data indexthon -m"
+        InputError, match=r"00001\.tar was indexed and is gone \(1 such\); restore it, or run pineco data index"
     ):
         reopen(root)
 
