@@ -76,7 +76,7 @@ eval: $(READY) ## a model on zero-shot benchmarks [MODEL= DATA= TASKS=paper29+pa
 compare: $(READY) ## runs or reports against the first, image by image [RUNS="a b@1000 c.json"]
 	$(BIN)/pineco compare $(RUNS) $(ARGS)
 
-test: $(READY) ## the whole test suite
+test: $(READY) ## the tests, but for the long rows of faults
 	$(BIN)/python -m pytest
 
 test-fast: $(READY) ## less than a minute: no training, no servers, no SLURM

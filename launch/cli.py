@@ -29,7 +29,9 @@ COMMANDS = {
     "stop": Command("launch.submit.control:stop_main", "save a run on a cluster and end it"),
     "resume": Command("launch.submit.control:resume_main", "submit a run again from its newest checkpoint"),
     "eval zeroshot": Command("launch.evaluate.zeroshot:main", "zero-shot classification and retrieval of a model"),
-    "eval segmentation": Command("launch.evaluate.dense:main", "in-context or linear segmentation with its patches"),
+    "eval segmentation": Command(
+        "launch.evaluate.segmentation:main", "in-context or linear segmentation with its patches"
+    ),
     "eval triplets": Command("launch.evaluate.triplets:main", "agreement with human similarity judgements (2AFC)"),
     "eval probe": Command("launch.evaluate.probe:main", "compare the features of several models (CKA, RSA)"),
     "compare": Command("launch.evaluate.compare:main", "compare runs or reports image by image"),
@@ -73,6 +75,7 @@ def usage(names: Sequence[str] = tuple(COMMANDS)) -> str:
             *lines,
             "",
             "pineco COMMAND --help explains a command, pineco recipes NAME the settings of a recipe.",
+            "pineco --version prints the version.",
         ]
     )
 
@@ -88,10 +91,11 @@ def _members(group: str) -> list[str]:
 
 
 def _unknown(words: Sequence[str]) -> str:
-    if members := _members(words[0]):
-        return f"{words[0]} needs one of: {', '.join(name.split()[1] for name in members)}; see pineco --help"
+    if members := [name.split()[1] for name in _members(words[0])]:
+        hint = did_you_mean(words[1], members) if len(words) > 1 else ""
+        return f"{words[0]} needs one of: {', '.join(members)}{hint or ';'} see pineco {words[0]} --help"
     hint = did_you_mean(words[0], [name.split()[0] for name in COMMANDS])
-    return f"no command {words[0]!r}{hint}; see pineco --help"
+    return f"no command {words[0]!r}{hint or ';'} see pineco --help"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,11 @@ from pineco.data_pipeline.files import user_path
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="pineco weights import", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        prog="pineco weights import",
+        description="Convert published weights to safetensors that recipes start from. Only tensors are read; a file "
+        "that holds code is refused. Nothing is downloaded.",
+    )
     parser.add_argument("model", metavar="timm:NAME", help="the model, such as timm:vit_small_patch14_reg4_dinov2")
     parser.add_argument("file", type=user_path, metavar="FILE", help="the published file, on this machine")
     parser.add_argument(

@@ -6,6 +6,7 @@ import argparse
 import ast
 import inspect
 import io
+import itertools
 import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -105,14 +106,18 @@ def _above(by_line: dict[int, tokenize.TokenInfo], line: int) -> str:
 def _list() -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name in recipe_names():
-        first = (RECIPES / f"{name}.yaml").read_text().split("\n")[0]
-        table.add_row(name, Text(first.lstrip("# ") if first.startswith("#") else ""))
+        table.add_row(name, Text(_head((RECIPES / f"{name}.yaml").read_text())))
     return table
+
+
+def _head(text: str) -> str:
+    """Join the comment lines at the beginning of a recipe file."""
+    return " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda x: x.startswith("#"), text.split("\n")))
 
 
 def _explain(recipe: Recipe) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("setting", "value", "default", "what it means"):
+    for column in ("setting", "value", "default, where other", "what it means"):
         table.add_column(column, overflow="fold")
     section = ""
     for row in settings(recipe):

@@ -1,4 +1,4 @@
-"""The losses, as pure functions of features."""
+"""Losses as pure functions of features. NeCo's, which sorts, is `kernels.neco_loss`."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def _summary(manifest: Manifest, seconds: float, options: argparse.Namespace) ->
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pineco data index",
-        description="Index webdataset shards: where every member lies, and its crc32. Run again, it goes on.",
+        description="Index webdataset shards: where every member lies, and its crc32. A second call continues.",
     )
     parser.add_argument("root", metavar="ROOT", type=user_place, help="a folder of *.tar, or s3://bucket/prefix")
     parser.add_argument(

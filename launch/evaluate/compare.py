@@ -32,7 +32,9 @@ class Compared:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="pineco compare", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="pineco compare", description="Compare runs or reports with the first of them, image by image."
+    )
     parser.add_argument("runs", nargs="+", help="run directory, RUN@STEP or report (*.json); the first is the baseline")
     parser.add_argument("--partial-average", action="store_true", help="average also where one of a pair lacks tasks")
     parser.add_argument(

@@ -24,7 +24,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "on where it was when it is started again with the same --out.",
     )
     parser.add_argument(
-        "--model", type=user_place, help="export directory, open_clip NAME:PRETRAINED, or NAME (random weights)"
+        "--model",
+        type=user_place,
+        help="export directory, local-dir:FOLDER, open_clip's NAME:TAG, or NAME (random weights)",
     )
     parser.add_argument(
         "--data",
@@ -35,7 +37,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tasks",
         required=True,
-        help="keys, groups, tags or globs of evals/data/tasks.yaml, or folders, by commas or +, e.g. paper29+paper2",
+        help="benchmarks by key, group, tag or glob, or folders, joined by commas or +, e.g. paper29+paper2",
     )
     parser.add_argument(
         "--layout",

@@ -17,14 +17,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from pineco.data_pipeline.errors import InputError
-from pineco.launch.cluster import Cluster, load_cluster
+from pineco.launch.cluster import Cluster, cluster_names, load_cluster
 from pineco.launch.plan.align_work import align_work
 from pineco.launch.plan.data_size import data_size
 from pineco.launch.plan.model_size import GIB, NoEstimateError, millions
 from pineco.launch.plan.neco_work import neco_work
 from pineco.launch.plan.recipe_on_nodes import Stage
 from pineco.launch.plan.workload import Work, clip_work, triplet_work
-from pineco.pretrain.recipe.load import load_init_recipe, load_recipe, recipe_names
+from pineco.pretrain.recipe.load import load_init_recipe, load_recipe
 from pineco.pretrain.recipe.settings import Recipe
 
 DECODED = 735  # images/s a core, 500 x 375 -> 224 (results/data/bench.json)
@@ -357,12 +357,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pineco plan",
         description="What a run needs and costs, by formulas: memory, hours, bytes, cores, failures.",
-        epilog=f"recipes: {', '.join(recipe_names())}",
+        epilog="pineco recipes lists the recipes.",
     )
     parser.add_argument("recipe", help="name of a recipe, or path of a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.root=DIR schedule.epochs=2")
-    parser.add_argument("--nodes", type=int, required=True, metavar="N")
-    parser.add_argument("--cluster", default="default", metavar="NAME", help="of launch/clusters, or a .yaml path")
+    parser.add_argument("--nodes", type=int, required=True, metavar="N", help="number of nodes")
+    parser.add_argument(
+        "--cluster",
+        default="default",
+        metavar="NAME",
+        help=f"{', '.join(cluster_names())}, or a .yaml path (%(default)s)",
+    )
     parser.add_argument("--samples", type=int, metavar="N", help="of the data set (default: its index says)")
     parser.add_argument("--sample-kb", type=float, metavar="KB", help="of one sample (default: its index says)")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -24,9 +24,14 @@ _WIDE = 10_000  # characters, where the output is no terminal: whoever reads it 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="pineco status", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="pineco status",
+        description="List runs with state, step, loss and time left, from their directories and from SLURM.",
+    )
     parser.add_argument("runs", nargs="*", type=user_path, help="run directories (default: all below --root)")
-    parser.add_argument("--root", type=user_path, default=Path("runs"))
+    parser.add_argument(
+        "--root", type=user_path, default=Path("runs"), help="folder whose runs are listed (%(default)s)"
+    )
     parser.add_argument("--watch", action="store_true", help="look again every two seconds, until Ctrl-C")
     options = parser.parse_args(arguments)
     try:

@@ -57,7 +57,9 @@ class Follower:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="pineco logs", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="pineco logs", description="Follow the log of a run until it ends or Ctrl-C, which leaves the run alone."
+    )
     parser.add_argument("run", type=user_path, help="run directory")
     options = parser.parse_args(arguments)
     try:

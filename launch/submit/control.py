@@ -19,7 +19,7 @@ from pineco.pretrain.recipe.settings import Recipe
 
 
 def stop_main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="pineco stop", description="Have a run on a cluster save, and end it.")
+    parser = argparse.ArgumentParser(prog="pineco stop", description="Save a run on a cluster and end it.")
     parser.add_argument("run", type=user_path, help="run directory")
     print(stop(parser.parse_args(arguments).run))
     return 0

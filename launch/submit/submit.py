@@ -22,7 +22,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import user_path, write_text_atomically
-from pineco.launch.cluster import Cluster, cluster_names, load_cluster
+from pineco.launch.cluster import Cluster, load_cluster
 from pineco.launch.plan.model_size import NoEstimateError
 from pineco.launch.plan.plan import plan, show
 from pineco.launch.rundir.attempts import finished, read_attempts
@@ -32,7 +32,7 @@ from pineco.launch.rundir.spec import Spec, read_job, write_spec
 from pineco.launch.submit.exclusive import submitting
 from pineco.launch.submit.slurm import ask, check_place, complaints, job_state, need_slurm, release
 from pineco.launch.submit.snapshot import copy_code
-from pineco.pretrain.recipe.load import first_difference, load_init_recipe, load_recipe, recipe_names, recipe_yaml
+from pineco.pretrain.recipe.load import first_difference, load_init_recipe, load_recipe, recipe_yaml
 from pineco.pretrain.recipe.settings import Recipe
 
 ALIVE = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "CONFIGURING", "COMPLETING", "PREEMPTED")  # states of a job
@@ -259,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pineco submit",
         description="Train a recipe on a SLURM cluster.",
-        epilog=f"recipes: {', '.join(recipe_names())}; clusters: {', '.join(cluster_names())}",
+        epilog="pineco recipes lists the recipes.",
     )
     parser.add_argument("recipe", help="name of a recipe, or path of a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. schedule.epochs=2 init=random")

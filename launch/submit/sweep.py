@@ -46,7 +46,9 @@ class Sweep:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="pineco sweep", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="pineco sweep", description="Submit an array of runs, one per combination of settings."
+    )
     parser.add_argument("sweep", type=user_path, help="YAML file, see sweeps/")
     parser.add_argument("--cluster", default="default", help=f"{', '.join(cluster_names())}, or path of a YAML file")
     parser.add_argument("--root", type=user_path, default=Path("runs"), help="below which the runs are written")

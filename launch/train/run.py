@@ -15,14 +15,14 @@ from pathlib import Path
 
 from pineco.data_pipeline.files import user_path
 from pineco.launch.exits import INTERRUPTED
-from pineco.pretrain.recipe.load import load_init_recipe, load_recipe, recipe_names, recipe_yaml
+from pineco.pretrain.recipe.load import load_init_recipe, load_recipe, recipe_yaml
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="pineco train",
         description="Train a recipe on this machine, evaluate its checkpoints, write a report.",
-        epilog=f"recipes: {', '.join(recipe_names())}",
+        epilog="pineco recipes lists the recipes, pineco recipes NAME explains every setting of one.",
     )
     parser.add_argument("recipe", help="name of a recipe, or path of a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. schedule.epochs=2 init=random")

@@ -99,7 +99,7 @@ def _find(name: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         hint = did_you_mean(name, recipe_names()) or ";"
-        raise InputError(f"{name}: no such recipe{hint} recipes are {', '.join(recipe_names())}, or a .yaml path")
+        raise InputError(f"{name}: no such recipe{hint} pineco recipes lists them, or pass a .yaml path")
     return path
 
 
