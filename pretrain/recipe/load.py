@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.files import user_path
 from pineco.data_pipeline.hints import did_you_mean
 from pineco.pretrain.recipe.objectives import OBJECTIVES
 from pineco.pretrain.recipe.settings import CHANGES_NO_NUMBER, SHARED_WITH_INIT, Recipe
@@ -96,7 +97,7 @@ def first_difference(ours: Recipe, theirs: Recipe) -> str | None:
 
 
 def _find(name: str) -> Path:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    path = user_path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         hint = did_you_mean(name, recipe_names()) or ";"
         raise InputError(f"{name}: no such recipe{hint} pineco recipes lists them, or pass a .yaml path")
