@@ -13,8 +13,11 @@ from pineco.evals.zeroshot.suite import How, Progress
 from tests.support.coloured_sets import ColourEncoder
 from tests.support.segmentation_sets import ColourPatches
 
+USUAL = How()
+
 
 def as_model(stand_in: ColourEncoder | ColourPatches) -> Model:
+    """The same object, typed as the model that it stands in for."""
     return cast(Model, stand_in)
 
 
@@ -22,11 +25,10 @@ def evaluate(
     model: Model | ColourEncoder,
     data_root: Path,
     tasks: str | Sequence[str],
-    how: How = How(),
+    how: How = USUAL,
     *,
     progress: Progress = lambda what, done, of: None,
 ) -> EvalReport:
-    """The suite's, for stand-ins too."""
-    return suite.evaluate(
-        as_model(model) if isinstance(model, ColourEncoder) else model, data_root, tasks, how, progress=progress
-    )
+    """Measure as the suite does; `model` may be a stand-in."""
+    encoder = as_model(model) if isinstance(model, ColourEncoder) else model
+    return suite.evaluate(encoder, data_root, tasks, how, progress=progress)

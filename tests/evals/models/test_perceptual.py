@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pineco.data_pipeline.errors import InputError, SampleError
+from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.reading.reader import SampleError
 from pineco.data_pipeline.triplets.source import TripletSource, open_triplets
 from pineco.evals.models.aligned_export import Features
 from pineco.evals.models.perceptual import PerceptualModel, load_perceptual

@@ -60,7 +60,7 @@ def value(of: Similarity) -> float:
 
 
 def holds_its_value(of: Similarity) -> bool:
-    """The interval, the limits included."""
+    """Check that the value lies in its interval, limits included."""
     assert of.low is not None
     assert of.high is not None
     return of.low <= value(of) <= of.high

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -305,9 +305,10 @@ class Tower(nn.Module):
         super().__init__()
         blocks = nn.ModuleList([Add(), Add()])
         if prefix is None:
-            self.transformer = nn.Module()
-            self.transformer.resblocks = blocks
-            setattr(self.transformer, "batch_first", images_first)  # noqa: B010 - a Module's attributes are typed as modules
+            transformer: Any = nn.Module()
+            transformer.resblocks = blocks
+            transformer.batch_first = images_first
+            self.transformer = transformer
         else:
             self.blocks, self.num_prefix_tokens = blocks, prefix
             self.cls_token = nn.Parameter(torch.zeros(1)) if prefix else None

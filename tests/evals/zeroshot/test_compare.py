@@ -13,7 +13,7 @@ import torch
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.data.tasks import Task
 from pineco.evals.report.comparison import terminal_comparison, write_comparison
-from pineco.evals.results.comparison import Average, ComparedTask, Comparison, Gap, spread
+from pineco.evals.results.comparison import ComparedAverage, ComparedTask, Comparison, Gap, spread
 from pineco.evals.results.results import EvalReport, EvalResult
 from pineco.evals.zeroshot.classification import ClassificationOutcomes
 from pineco.evals.zeroshot.compare import compare, outcomes_path
@@ -79,8 +79,8 @@ def compared(reports: Mapping[str, Measured], **options: Any) -> Comparison:
     return compare(reports, table=TABLE, draws=200, **options)
 
 
-def gap(row: ComparedTask | Average) -> Gap:
-    """Of the first run after the baseline."""
+def gap(row: ComparedTask | ComparedAverage) -> Gap:
+    """The difference of the first run after the baseline."""
     found = row.gaps[0]
     assert found is not None
     return found

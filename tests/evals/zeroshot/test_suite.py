@@ -248,7 +248,8 @@ def test_an_evaluation_that_was_cut_off_goes_on(
         assert {path: (parts / f"{path}.json").stat().st_mtime_ns for path in kept} == kept, "done twice"
         if "colours" in kept:
             assert len(again.image_batches) <= 2, "images of a finished task were encoded again"
-    assert again.image_batches == again.texts == []
+    assert again.image_batches == []
+    assert again.texts == []
 
 
 def test_prompts_that_were_encoded_before_a_kill_are_not_encoded_again(
