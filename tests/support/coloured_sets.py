@@ -40,7 +40,9 @@ class ColourEncoder:
         self.texts: list[str] = []
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        pixels = torch.tensor(list(image.resize((1, 1)).getpixel((0, 0))), dtype=torch.float32)
+        pixel = image.resize((1, 1)).getpixel((0, 0))
+        assert isinstance(pixel, tuple)
+        pixels = torch.tensor(pixel, dtype=torch.float32)
         return pixels[:, None, None] / 255
 
     def embed(self, images: Tensor) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from pineco.evals.zeroshot.outcomes import (
     ClassificationOutcomes,
     MultilabelOutcomes,
+    Outcomes,
     RetrievalOutcomes,
 )
 
@@ -36,4 +39,5 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+Make = Callable[..., Outcomes]
 MAKE = pytest.mark.parametrize("make", [classification, retrieval, multilabel])

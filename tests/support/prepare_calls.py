@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -36,8 +37,8 @@ def kill_at(source: Source, destination: Path, moment: int) -> None:
         left -= 1
         return rename(path, target)
 
-    Path.replace = replace  # type: ignore[method-assign]
-    os._exit(call(source, destination))
+    with mock.patch.object(Path, "replace", replace):
+        os._exit(call(source, destination))
 
 
 def survives(source: Source, begin: Callable[[Path], None], place: Path, expected: dict[str, bytes]) -> int:

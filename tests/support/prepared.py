@@ -85,7 +85,7 @@ Prepare = Callable[..., Done]
 
 def write_npy(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, value)
+    np.save(path, np.asanyarray(value))
 
 
 def write_classes(root: Path, classes: dict[str, int]) -> Path:

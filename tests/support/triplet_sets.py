@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.prepared import samples, write_npy
@@ -49,7 +50,7 @@ def nights_row(number: int, reference: int, left: int, right: int, **changes: ob
     return ",".join(f'"{value}"' if "," in str(value) else str(value) for value in (fields | changes).values())
 
 
-def write_bapps(root: Path, judgements: dict[str, object]) -> Path:
+def write_bapps(root: Path, judgements: Mapping[str, object]) -> Path:
     """judgements: SPLIT/SUBSET/NAME -> what its npy file holds; every image has a colour of its own."""
     for number, (name, value) in enumerate(judgements.items()):
         subset, _, stem = name.rpartition("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_an_index_of_a_bucket(start: Start, shards: Path, tmp_path: Path, worker
     local = build_index(shards, tmp_path / "local", workers=1)
     for entry, same in zip(manifest.shards, local.shards, strict=True):
         assert entry.etag == store.etag(entry.name) != ""
-        bare = {"etag": "", "rows_at": 0, "sidecar_sha256": ""}
+        bare: dict[str, Any] = {"etag": "", "rows_at": 0, "sidecar_sha256": ""}
         assert replace(entry, **bare) == replace(same, **bare)
     here, there = open_index(LocalStore(shards), str(tmp_path / "local")), open_index(open_store(URL))
     for (page, _), (same_page, _) in zip(there.pages(np.arange(60)), here.pages(np.arange(60)), strict=True):

@@ -86,7 +86,7 @@ def test_fifteen_million_samples(data_set: Path, position: tuple[int, int]) -> N
     """D9: every start and every resume of every rank would take minutes, or the memory that the model needs."""
     state = struct.pack("<qq", *position)
     assert len(state) == 16
-    command = [sys.executable, "-c", READER, data_set, state.hex(), str(BATCH), str(LANES)]
+    command = [sys.executable, "-c", READER, str(data_set), state.hex(), str(BATCH), str(LANES)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

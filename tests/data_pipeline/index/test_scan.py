@@ -138,7 +138,8 @@ def test_a_file_and_its_groups(tmp_path: Path) -> None:
 
 def test_every_byte_that_is_read_is_told_of() -> None:
     """The progress bar would stand still, or run past its end."""
-    data, told = whole_shard(), []
+    data = whole_shard()
+    told: list[int] = []
     scan_shard(MemoryStore(a=data), "a.tar", told.append)
     assert sum(told) == len(data)
 

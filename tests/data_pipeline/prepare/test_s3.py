@@ -45,7 +45,8 @@ def test_it_goes_on_where_it_was_stopped(
 ) -> None:
     """A lost connection would cost all that was uploaded before."""
     source = write_pairs(tmp_path / "src")
-    write, written = S3Store.write, []
+    write = S3Store.write
+    written: list[str] = []
 
     def fail(store: S3Store, name: str, data: bytes | Path) -> None:
         if len(written) == moment:

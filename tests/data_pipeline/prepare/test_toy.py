@@ -59,7 +59,12 @@ def test_it_goes_on_and_keeps_to_one_world(
     (tmp_path / "dst" / "prepare.json").write_bytes(expected["prepare.json"].replace(b"true", b"false"))
     written: list[str] = []
     write = LocalStore.write
-    monkeypatch.setattr(LocalStore, "write", lambda s, name, data: (written.append(name), write(s, name, data))[1])
+
+    def listed(store: LocalStore, name: str, data: bytes | Path) -> None:
+        written.append(name)
+        write(store, name, data)
+
+    monkeypatch.setattr(LocalStore, "write", listed)
     assert prepare("toy", toy_world, tmp_path / "dst").code == 0
     assert tree(tmp_path / "dst") == expected
     assert not [name for name in written if name.endswith(".jpg")]

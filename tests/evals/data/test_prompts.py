@@ -129,8 +129,8 @@ def test_packaged_names_have_the_order_of_real_sets(real_data: Path) -> None:
     assert imagenet is not None
     assert list(imagenet.classnames) == ids
     assert imagenet.source == "open_clip"
-    theirs = (real_data / "wds" / "imagenet1k_sample" / "zeroshot_classification_templates.txt").read_text()
-    assert list(imagenet.templates) == theirs.splitlines()
+    templates = (real_data / "wds" / "imagenet1k_sample" / "zeroshot_classification_templates.txt").read_text()
+    assert list(imagenet.templates) == templates.splitlines()
 
 
 @pytest.mark.parametrize("key", ["", "..", "vtab/..", "../prompts/mnist", "flickr8k", "colours", "fer2013"])

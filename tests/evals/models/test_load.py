@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -60,7 +61,7 @@ def test_the_public_name_is_this_function() -> None:
 def test_every_kind_of_address_says_what_it_can_do(export_dir: Path, timm_dir: Path, resnet_dir: Path) -> None:
     """An evaluation could not refuse a model before hours of work, or would refuse one that fits."""
     vit, everything = {"image", "tokens", "class_token"}, {"image", "tokens", "class_token", "text"}
-    expected = {
+    expected: dict[str | Path, set[str]] = {
         export_dir: everything,
         f"local-dir:{export_dir}": everything,
         resnet_dir: {"image", "text"},
@@ -124,7 +125,7 @@ def test_patches_that_are_not_square_are_refused_where_they_matter(timm_dir: Pat
 
 def test_a_model_of_one_size_names_it(tmp_path: Path) -> None:
     """Relative positions are of one grid: another one would end in a traceback of timm's."""
-    options = {"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 0}
+    options: dict[str, Any] = {"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 0}
     with torch.random.fork_rng():
         module = timm.create_model("beit_base_patch16_224", **options)
     save_file(module.state_dict(), tmp_path / "model.safetensors")
@@ -141,7 +142,8 @@ def test_a_directory_of_timms_is_stock_timm(timm_dir: Path) -> None:
     """The images of a probe would be prepared by other numbers than those of the directory."""
     model = load_model(timm_dir)
     with torch.random.fork_rng():
-        stock = timm.create_model("test_vit", num_classes=0, checkpoint_path=str(timm_dir / "model.safetensors")).eval()
+        weights = str(timm_dir / "model.safetensors")
+        stock: Any = timm.create_model("test_vit", num_classes=0, checkpoint_path=weights).eval()
     shown = {**stock.pretrained_cfg, **json.loads((timm_dir / "config.json").read_text())["pretrained_cfg"]}
     transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=shown), is_training=False)
     photo = Image.effect_noise((90, 60), 80).convert("RGB")

@@ -96,7 +96,7 @@ def test_a_local_weights_file_can_be_named(export_dir: Path) -> None:
 
 
 class Bomb:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
         return Path.touch, (Path("bomb-went-off"),)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.reading.reader import SampleError
 from pineco.data_pipeline.triplets.source import TripletSource, open_triplets
+from pineco.evals.models.aligned_export import Features
 from pineco.evals.models.perceptual import PerceptualModel, load_perceptual
 
 NAME, WIDTH = "test_vit", 64  # timm's smallest
@@ -29,10 +32,10 @@ def images(batch: int = 3, seed: int = 0, size: int = SIZE) -> Tensor:
 
 def export_timm(folder: Path, *, registers: int = 0, seed: int = 3, size: int = SIZE) -> Path:
     """A backbone of timm whose positions and registers matter, and its config.json."""
-    options = {"reg_tokens": registers, "img_size": size}
+    options: dict[str, Any] = {"reg_tokens": registers, "img_size": size}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = timm.create_model(NAME, num_classes=0, **options)
+        model: Any = timm.create_model(NAME, num_classes=0, **options)
         for tensor in (model.pos_embed, model.reg_token) if registers else (model.pos_embed,):
             torch.nn.init.normal_(tensor)
         torch.nn.init.normal_(model.norm.weight)
@@ -47,7 +50,7 @@ def export_timm(folder: Path, *, registers: int = 0, seed: int = 3, size: int = 
 def stock(folder: Path, pixels: Tensor) -> tuple[Tensor, Tensor, int]:
     """What stock timm gives, (B, D); what goes into its last norm, where DreamSim reads, (B, P + N, D); and P."""
     config = json.loads((folder / "config.json").read_text())
-    model = timm.create_model(NAME, num_classes=0, **config["model_args"]).eval()
+    model: Any = timm.create_model(NAME, num_classes=0, **config["model_args"]).eval()
     model.load_state_dict(load_file(folder / "model.safetensors"))
     mean, std = (torch.tensor(config["pretrained_cfg"][key])[:, None, None] for key in ("mean", "std"))
     seen: list[Tensor] = []
@@ -57,7 +60,7 @@ def stock(folder: Path, pixels: Tensor) -> tuple[Tensor, Tensor, int]:
     return embedding, seen[0], 1 + config["model_args"]["reg_tokens"]
 
 
-def describe(folder: Path, members: list[tuple[str, str]], /, **changes: object) -> Path:
+def describe(folder: Path, members: Sequence[tuple[str, str]], /, **changes: object) -> Path:
     """Writes perceptual.json."""
     said = [{"folder": name, "features": features} for name, features in members]
     content = {"schema": 2, "members": said, "margin": 0.05, "head": None, "image_size": SIZE, "mean_centre": False}
@@ -73,7 +76,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("registers", [0, 4])
 @pytest.mark.parametrize("features", [None, "cls", "embedding", "cls_patch"])
-def test_features_are_those_of_stock_timm(features: str | None, registers: int, tmp_path: Path) -> None:
+def test_features_are_those_of_stock_timm(features: Features | None, registers: int, tmp_path: Path) -> None:
     """The wrong token would be compared: registers as patches, or an average where the class token was aligned."""
     export = export_timm(tmp_path / "export", registers=registers)
     model = load_perceptual(str(export), features=features)
@@ -88,7 +91,7 @@ def test_features_are_those_of_stock_timm(features: str | None, registers: int, 
 
 
 @pytest.mark.parametrize("features", ["cls", "embedding", "cls_patch"])
-def test_features_are_those_of_stock_open_clip(features: str, export_dir: Path) -> None:
+def test_features_are_those_of_stock_open_clip(features: Features, export_dir: Path) -> None:
     """Our CLIPs would be compared by another vector than the one that was trained."""
     import open_clip
 
@@ -112,7 +115,7 @@ def write_ensemble(folder: Path, export_dir: Path, **changes: object) -> tuple[P
     export_timm(folder / "0", registers=4, seed=5)
     export_timm(folder / "1", seed=6)
     (folder / "2").symlink_to(export_dir, target_is_directory=True)
-    members = [("0", "cls_patch"), ("1", "cls"), ("2", "embedding")]
+    members: list[tuple[str, Features]] = [("0", "cls_patch"), ("1", "cls"), ("2", "embedding")]
     parts = [load_perceptual(str(folder / name), features=kind).encode(images()) for name, kind in members]
     return describe(folder, members, **changes), torch.cat(parts, dim=1)
 
@@ -187,8 +190,10 @@ def test_images_are_squashed_as_in_training(tmp_path: Path) -> None:
     table, reader = open_triplets(str(tmp_path))
     source = TripletSource(table, reader, image_size=SIZE, split="train", min_votes=1, seed=0)
     batch = source.empty(1, pin=False)
-    found = reader.read(np.arange(1))
-    source.fill(batch, 0, 0, 0, [found[row] for row in source.rows(np.array([0]))[0].tolist()])
+    found = reader.read(np.arange(1))[0]
+    assert not isinstance(found, SampleError)
+    assert source.rows(np.array([0])).tolist() == [[0, 0, 0]]
+    source.fill(batch, 0, 0, 0, [found] * 3)
     model = load_perceptual(export_timm(tmp_path / "export"))
     assert torch.equal(model.preprocess(pixels), batch.reference[0])
     assert torch.equal(model.preprocess(Image.fromarray(pixels)), batch.reference[0])

@@ -16,7 +16,8 @@ from tests.support.coloured_sets import TINY_CONFIG
 TEXTS = ["a dog", "a blurry photo of the hard to see american alligator", "", "word " * 100]
 
 
-def tiny(custom: bool, **text: Any) -> torch.nn.Module:
+def tiny(custom: bool, **text: Any) -> Any:
+    """A CLIP of open_clip, of either class."""
     config = json.loads(json.dumps(TINY_CONFIG))
     config["text_cfg"] |= text
     kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP

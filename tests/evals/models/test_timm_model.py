@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -28,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_features_are_those_of_stock_timm(weights: Path) -> None:
     """Dense and nearest-neighbour figures would be of another network than the one that was named."""
     encoder = load_model(f"timm:{NAME}:{weights}")
-    model = timm.create_model(NAME, checkpoint_path=str(weights)).eval()
+    model: Any = timm.create_model(NAME, checkpoint_path=str(weights)).eval()
     model.reset_classifier(0)
     photo = Image.effect_noise((90, 60), 80).convert("RGB")
     pixels = encoder.preprocess(photo)[None]

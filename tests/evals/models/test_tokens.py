@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -29,7 +30,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("timm") / "weights.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = timm.create_model(NAME)
+        model: Any = timm.create_model(NAME)
         torch.nn.init.normal_(model.pos_embed)  # large, so that positions matter
         save_file(model.state_dict(), path)
     return path
@@ -39,7 +40,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("size", [160, 64, 208])
 def test_tokens_are_those_of_stock_timm_at_any_size(size: int, registers: int, weights: Path, tmp_path: Path) -> None:
     """Class and register tokens would count as patches, or a patch would be taken for its neighbour."""
-    options = {"reg_tokens": registers, "no_embed_class": registers > 0}  # as DINOv2 with registers has it
+    options: dict[str, Any] = {
+        "reg_tokens": registers,
+        "no_embed_class": registers > 0,
+    }  # as DINOv2 with registers has it
     export, tensors = _export(tmp_path / "export", weights, model_args=options), load_file(weights)
     del tensors["head.weight"], tensors["head.bias"]
     if registers:
@@ -49,7 +53,7 @@ def test_tokens_are_those_of_stock_timm_at_any_size(size: int, registers: int, w
     encoder = load_model(str(export))
     embedded = 0 if registers else 1
     tensors["pos_embed"] = resample_abs_pos_embed(tensors["pos_embed"], [size // 16] * 2, num_prefix_tokens=embedded)
-    stock = timm.create_model(NAME, img_size=size, num_classes=0, **options).eval()
+    stock: Any = timm.create_model(NAME, img_size=size, num_classes=0, **options).eval()
     stock.load_state_dict(tensors)
     with torch.no_grad():
         [(expected, prefix)] = stock.forward_intermediates(
@@ -85,7 +89,8 @@ def test_an_image_is_squashed_and_normalised_as_the_model_wants(weights: Path) -
     """Features would be of images that the model was not made for."""
     encoder = load_model(f"timm:{NAME}:{weights}")
     photo = Image.effect_noise((90, 60), 80).convert("RGB")
-    mean, std = (timm.create_model(NAME).pretrained_cfg[name] for name in ("mean", "std"))
+    stock: Any = timm.create_model(NAME)
+    mean, std = (stock.pretrained_cfg[name] for name in ("mean", "std"))
     resize = transforms.Resize((64, 64), transforms.InterpolationMode.BICUBIC)
     expected = transforms.Compose([resize, transforms.ToTensor(), transforms.Normalize(mean, std)])(photo)
     assert torch.allclose(encoder.squash(photo, 64), expected, atol=1e-6)
@@ -113,7 +118,7 @@ def test_an_export_in_timms_format_is_the_same_model(weights: Path, tmp_path: Pa
 def test_the_model_arguments_of_an_export_count(weights: Path, tmp_path: Path) -> None:
     """An export of a model made for another size of images could not be loaded."""
     with torch.random.fork_rng():
-        model = timm.create_model(NAME, img_size=64, num_classes=0)
+        model: Any = timm.create_model(NAME, img_size=64, num_classes=0)
     export = _export(tmp_path / "export", weights, model_args={"img_size": 64})
     save_file(model.state_dict(), export / "model.safetensors")
     with torch.no_grad():

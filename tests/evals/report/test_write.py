@@ -1,12 +1,10 @@
 """Report files: what is written can be read, by machines and by people."""
 
-import io
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from pineco.data_pipeline.errors import InputError
 from pineco.evals.report import write as report
@@ -16,6 +14,7 @@ from pineco.evals.results.averages import averages
 from pineco.evals.results.over_training import history
 from pineco.evals.results.provenance import commit
 from pineco.evals.results.results import EvalReport, EvalResult
+from tests.support.terminal import printed
 
 
 def result(task: str, value: float, chance: float = 0.1) -> EvalResult:
@@ -80,9 +79,7 @@ def test_terminal_table_loses_nothing_on_a_narrow_terminal() -> None:
     """Long names and figures would be cut where output goes to a pipe of 80 columns."""
     name = "vtab/clevr_closest_object_distance"
     long = replace(result(name, 0.25), intervals={"acc1": (0.24, 0.26)}, full_size=10000)
-    console = Console(width=80, file=io.StringIO())
-    console.print(report.terminal_table(replace(one_report(), results=(long,))))
-    text = console.file.getvalue()
+    text = printed(report.terminal_table(replace(one_report(), results=(long,))), width=80)
     assert "25.00%" in text
     assert "24.0-26.0" in text
     assert "2,000 of 10,000" in text
@@ -94,23 +91,21 @@ def test_terminal_table_loses_nothing_on_a_narrow_terminal() -> None:
 
 def test_terminal_table_has_averages_and_what_failed() -> None:
     """Who only looks at the terminal would not see that half of what was asked for is missing."""
-    console = Console(width=100, file=io.StringIO())
-    console.print(report.terminal_table(full_report()))
-    text = console.file.getvalue()
+    text = printed(report.terminal_table(full_report()), width=100)
     assert re.search(r"all tasks +average +refused .*2 of 4", text)
     assert "gtsrb failed: shard 3 | is cut" in text
     assert "no data here: cars" in text
     assert "all tasks: measured on a part of their images: cifar10" in text
-    console.print(report.terminal_table(full_report(), partial_average=True))
-    assert re.search(r"all tasks, over 2 of 4 +average +32.50%", console.file.getvalue())
+    partial = printed(report.terminal_table(full_report(), partial_average=True), width=100)
+    assert re.search(r"all tasks, over 2 of 4 +average +32.50%", partial)
 
 
 def test_names_are_not_taken_for_markup_on_the_terminal() -> None:
     """A task called [red] would vanish from the table."""
-    console = Console(width=80, file=io.StringIO())
-    console.print(report.terminal_table(replace(one_report(), model="[bold]m", results=(result("[red]x", 0.2),))))
-    assert "[red]x" in console.file.getvalue()
-    assert "[bold]m" in console.file.getvalue()
+    odd = replace(one_report(), model="[bold]m", results=(result("[red]x", 0.2),))
+    text = printed(report.terminal_table(odd), width=80)
+    assert "[red]x" in text
+    assert "[bold]m" in text
 
 
 def test_write_report_writes_all_files(tmp_path: Path) -> None:
@@ -135,9 +130,12 @@ def test_the_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A run that was killed here would count as measured, without the files for people."""
     order: list[str] = []
     write = report.write_text_atomically
-    monkeypatch.setattr(
-        report, "write_text_atomically", lambda path, text: (order.append(path.name), write(path, text))
-    )
+
+    def listed(path: Path, text: str) -> None:
+        order.append(path.name)
+        write(path, text)
+
+    monkeypatch.setattr(report, "write_text_atomically", listed)
     report.write_report(tmp_path / "r.json", RUN[0])
     report.write_run_report(tmp_path, RUN, title="t", details={})
     assert order == ["r.md", "r.html", "r.json", "curve.svg", "report.md", "report.html", "report.json"]

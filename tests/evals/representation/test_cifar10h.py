@@ -54,6 +54,18 @@ def figures(of: People, x: np.ndarray, draws: int = 0) -> dict[str, Similarity]:
     return agreement(log_q, mean_similarity(x, of), of, draws=draws)
 
 
+def value(of: Similarity) -> float:
+    assert of.value is not None
+    return of.value
+
+
+def holds_its_value(of: Similarity) -> bool:
+    """Check that the value lies in its interval, limits included."""
+    assert of.low is not None
+    assert of.high is not None
+    return of.low <= value(of) <= of.high
+
+
 def test_scores_leave_the_image_itself_out() -> None:
     """A class mean would hold the image that it is compared to, which in small classes gives the label away."""
     of, x = people(12), np.random.default_rng(0).normal(size=(12, 3))
@@ -105,7 +117,11 @@ def restated(log_q: np.ndarray, similarity: np.ndarray, of: People, rows: np.nda
     sides = (p, np.exp(log_q[rows]))
     entropies = [np.array([-sum(v * math.log(v) for v in q if v > 0) for q in side]) for side in sides]
     ranks = [mean_ranks(np.round(e, 12)) for e in entropies]
-    return loss, np.corrcoef(mean_ranks(alike), mean_ranks(np.round(confused, 12)))[0, 1], np.corrcoef(*ranks)[0, 1]
+    return (
+        loss,
+        np.corrcoef(mean_ranks(alike), mean_ranks(np.round(confused, 12)))[0, 1],
+        np.corrcoef(ranks[0], ranks[1])[0, 1],
+    )
 
 
 def test_the_figures_are_their_definitions() -> None:
@@ -122,7 +138,7 @@ def test_the_figures_are_their_definitions() -> None:
     few = agreement(log_q, mean_similarity(x, of), of, draws=3)
     for place, name in enumerate(("cross_entropy", "class_similarity_rsa", "entropy_correlation")):
         assert found[name].value == pytest.approx(drawn[0][place], abs=1e-10)
-        assert found[name].low <= found[name].value <= found[name].high
+        assert holds_its_value(found[name])
         assert few[name][1:] == pytest.approx(np.quantile([d[place] for d in drawn[1:]], (0.025, 0.975)), abs=1e-10)
 
 
@@ -131,11 +147,11 @@ def test_who_sees_as_people_do_agrees_more() -> None:
     of = people(400)
     alike, noisy = figures(of, features(of, 0.02)), figures(of, features(of, 2))
     certain = figures(of, np.eye(C)[of.labels] + 1e-3 * np.random.default_rng(0).normal(size=(400, C)))
-    assert floor(of) < alike["cross_entropy"].value < certain["cross_entropy"].value < noisy["cross_entropy"].value
-    assert noisy["cross_entropy"].value < math.log(C) + 0.05
-    assert alike["entropy_correlation"].value > 0.7 > 0.3 > abs(noisy["entropy_correlation"].value)
-    assert abs(certain["entropy_correlation"].value) < 0.3
-    assert alike["class_similarity_rsa"].value > 0.7
+    assert floor(of) < value(alike["cross_entropy"]) < value(certain["cross_entropy"]) < value(noisy["cross_entropy"])
+    assert value(noisy["cross_entropy"]) < math.log(C) + 0.05
+    assert value(alike["entropy_correlation"]) > 0.7 > 0.3 > abs(value(noisy["entropy_correlation"]))
+    assert abs(value(certain["entropy_correlation"])) < 0.3
+    assert value(alike["class_similarity_rsa"]) > 0.7
 
 
 def test_a_model_without_order_has_no_correlation() -> None:
@@ -166,12 +182,12 @@ def test_halves_of_people_are_halves() -> None:
 def test_more_people_agree_better_with_each_other() -> None:
     """The ceiling would not be of the votes that there are."""
     few, many = ceiling(people(200, 20), draws=20), ceiling(people(200, 1000), draws=20)
-    assert many["cross_entropy"].value < few["cross_entropy"].value
-    assert floor(people(200, 1000)) < many["cross_entropy"].value < floor(people(200, 1000)) + 0.05
-    assert few["entropy_correlation"].value < 0.9 < many["entropy_correlation"].value
-    assert many["class_similarity_rsa"].value > 0.9
+    assert value(many["cross_entropy"]) < value(few["cross_entropy"])
+    assert floor(people(200, 1000)) < value(many["cross_entropy"]) < floor(people(200, 1000)) + 0.05
+    assert value(few["entropy_correlation"]) < 0.9 < value(many["entropy_correlation"])
+    assert value(many["class_similarity_rsa"]) > 0.9
     for figure in (*few.values(), *many.values()):
-        assert figure.low <= figure.value <= figure.high
+        assert holds_its_value(figure)
     assert ceiling(people(200, 20), draws=20) == few
 
 

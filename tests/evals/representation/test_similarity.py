@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from pineco.data_pipeline.errors import InputError
 from pineco.evals.models.block_features import BlockFeatures
 from pineco.evals.representation.similarity import (
     CkaSums,
+    Matrix,
     Ranks,
     cka_matrix,
     cosine_distances,
@@ -227,7 +230,7 @@ def test_matrices_are_symmetric_and_the_same_each_time() -> None:
 
 
 @pytest.mark.parametrize("matrix", [cka_matrix, rsa_matrix])
-def test_the_interval_covers_the_truth_as_often_as_it_says(matrix) -> None:
+def test_the_interval_covers_the_truth_as_often_as_it_says(matrix: Callable[..., Matrix]) -> None:
     """A 95 % interval would be a word only: 100 sets of 60 images, and the truth from one of 3,000."""
 
     def pair(images: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -270,7 +273,7 @@ def test_layers_of_unlike_depth_meet_at_the_same_share() -> None:
     ],
     ids=["images", "shape", "nan", "constant"],
 )
-def test_damaged_features_are_named(change, message: str) -> None:
+def test_damaged_features_are_named(change: Callable[[np.ndarray], np.ndarray], message: str) -> None:
     """NaN or a figure of rounding errors would stand in a report."""
     x = features()
     with pytest.raises(InputError, match=message):
@@ -302,8 +305,10 @@ class Tower(nn.Module):
         super().__init__()
         blocks = nn.ModuleList([Add(), Add()])
         if prefix is None:
-            self.transformer = nn.Module()
-            self.transformer.resblocks, self.transformer.batch_first = blocks, images_first
+            transformer: Any = nn.Module()
+            transformer.resblocks = blocks
+            transformer.batch_first = images_first
+            self.transformer = transformer
         else:
             self.blocks, self.num_prefix_tokens = blocks, prefix
             self.cls_token = nn.Parameter(torch.zeros(1)) if prefix else None
@@ -327,7 +332,11 @@ def test_blocks_are_heard(prefix: int | None, images_first: bool) -> None:
     tower = Tower(prefix, images_first)
     tokens = torch.arange(3.0 * 9 * 4).reshape(3, 9, 4)
     ordered = tokens if images_first or prefix is not None else tokens.transpose(0, 1)
-    for kind, expected in (("cls", tokens[:, 0]), ("patch", tokens[:, prefix or 1 :].mean(dim=1))):
+    kinds: tuple[tuple[Literal["cls", "patch"], torch.Tensor], ...] = (
+        ("cls", tokens[:, 0]),
+        ("patch", tokens[:, prefix or 1 :].mean(dim=1)),
+    )
+    for kind, expected in kinds:
         heard = BlockFeatures(tower, "tower", kind)
         for part in ordered.split(2, dim=0 if ordered is tokens else 1):
             tower(part)

@@ -1,7 +1,9 @@
 """What a report holds, and that it comes back from JSON as it was."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -107,7 +109,7 @@ def test_schema_1_is_read_with_defaults() -> None:
         (lambda d: d.update(failed=["cars"]), "failed must be a JSON object of texts"),
     ],
 )
-def test_a_bad_report_is_refused(change, message: str) -> None:
+def test_a_bad_report_is_refused(change: Callable[[dict[str, Any]], object], message: str) -> None:
     """A report of another version, or edited by hand, would be taken for ours."""
     data = json.loads(REPORT.to_json())
     change(data)

@@ -30,6 +30,7 @@ from pineco.evals.segmentation.incontext import (
 )
 from pineco.evals.segmentation.miou import matched_miou, metrics
 from tests.support.segmentation_sets import ColourPatches, camvid, masks, sample, small_set, write_set
+from tests.support.stand_ins import as_model
 
 SETTINGS = InContext(neighbours=5)
 
@@ -100,7 +101,7 @@ def test_figures_are_those_of_the_published_code(tmp_path: Path) -> None:
     samples = [numbered(mask, number) for number, mask in enumerate(truth)]
     data = open_segmentation(write_set(tmp_path / "set", samples[:8], samples[8:]))
     encoder = FixedFeatures(4, features)
-    found = evaluate_incontext(encoder, data, SETTINGS, How(size=16, batch_size=3)).runs[0]
+    found = evaluate_incontext(as_model(encoder), data, SETTINGS, How(size=16, batch_size=3)).runs[0]
     drawn = features.double().numpy()
     plain, matched = reference(drawn[:8], truth[:8], drawn[8:], truth[8:], k=5)
     assert 0.3 < plain < 0.9
@@ -111,7 +112,7 @@ def test_figures_are_those_of_the_published_code(tmp_path: Path) -> None:
 def test_features_that_are_the_labels_are_right_everywhere(tmp_path: Path) -> None:
     """Any shift between patches and masks would cost every model some points, and nobody would see it."""
     data = open_segmentation(small_set(tmp_path / "set"))
-    found = evaluate_incontext(ColourPatches(), data, SETTINGS, How(size=16), show={0, 3})
+    found = evaluate_incontext(as_model(ColourPatches()), data, SETTINGS, How(size=16), show={0, 3})
     assert metrics(found.runs[0]) == {"miou": 1, "pixel_accuracy": 1}
     expected = [
         (e, m) for n, (e, m) in enumerate(zip(read_examples(data.test), masks(5, seed=2), strict=True)) if n % 3 == 0
@@ -131,7 +132,7 @@ def test_neither_batches_nor_threads_nor_chunks_change_a_figure(
     for batch_size, threads, chunk in ((1, 1, 1 << 24), (3, 2, 64), (32, 3, 1000)):
         monkeypatch.setattr(incontext_segmentation, "CHUNK", chunk)
         how = How(size=16, batch_size=batch_size, threads=threads)
-        runs.append(evaluate_incontext(ColourPatches(2), data, few, how, seeds=(0, 1)).runs)
+        runs.append(evaluate_incontext(as_model(ColourPatches(2)), data, few, how, seeds=(0, 1)).runs)
     for other in runs[1:]:
         for a, b in zip(runs[0], other, strict=True):
             assert np.array_equal(a.total, b.total)
@@ -236,7 +237,7 @@ def test_bad_masks_are_counted_and_no_figure_is_given(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"2 of 6 samples cannot be used: .*test0001: the mask has .* pixels of 9"
     ) as caught:
-        evaluate_incontext(encoder, data, SETTINGS, How(size=16, batch_size=2))
+        evaluate_incontext(as_model(encoder), data, SETTINGS, How(size=16, batch_size=2))
     assert "test0004" in str(caught.value)
     assert encoder.batches == [2, 2, 2]  # of the training images: nothing is encoded for a figure that will not be
 

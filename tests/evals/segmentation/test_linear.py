@@ -27,6 +27,7 @@ from pineco.evals.segmentation.linear import (
 )
 from pineco.evals.segmentation.miou import metrics
 from tests.support.segmentation_sets import ColourPatches, camvid, sample, small_set, write_set
+from tests.support.stand_ins import as_model
 
 FAST = LinearProbe(epochs=30, drop_at=25, learning_rate=2.0, batch_size=2, weight_decay=0, mask_size=16)
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def drawn(images: int = 6) -> tuple[Tensor, Tensor]:
 def test_classes_that_are_linear_in_the_features_are_learnt(tmp_path: Path) -> None:
     """A shift between features and masks, or a head that does not train, would look like a bad model."""
     data = open_segmentation(small_set(tmp_path / "set"))
-    found = evaluate_linear(ColourPatches(), data, FAST, How(size=16), seeds=(0, 1), show={1})
+    found = evaluate_linear(as_model(ColourPatches()), data, FAST, How(size=16), seeds=(0, 1), show={1})
     for run in found.runs:
         assert metrics(run) == {"miou": 1, "pixel_accuracy": 1}
     assert len(found.shown) == 1
@@ -69,6 +70,8 @@ def test_training_is_that_of_the_published_code() -> None:
             optimizer.step()
         schedule.step()
     assert torch.allclose(found.layer.weight, layer.weight, atol=1e-6)
+    assert found.layer.bias is not None
+    assert layer.bias is not None
     assert torch.allclose(found.layer.bias, layer.bias, atol=1e-6)
 
 
@@ -107,6 +110,7 @@ def test_batch_norm_stands_before_the_layer() -> None:
     head = train_head(1000 * features + 500, masks, 4, LinearProbe(epochs=2, batch_size=3, batch_norm=True), 0, CPU)
     assert not head.training
     assert isinstance(head.norm, nn.BatchNorm2d)
+    assert head.norm.running_mean is not None
     assert head.norm.running_mean.abs().min() > 1
     assert head(1000 * features + 500).abs().max() < 1000
 
@@ -126,8 +130,8 @@ def test_loss_is_over_known_pixels_and_finite_without_any() -> None:
 def test_features_beyond_the_bound_lie_on_disk_and_change_nothing(tmp_path: Path) -> None:
     """A large set would end in an out-of-memory kill, or its figure would differ from that in memory."""
     data = open_segmentation(small_set(tmp_path / "set"))
-    inside = training_set(ColourPatches(), data, FAST, How(size=16))
-    outside = training_set(ColourPatches(), data, replace(FAST, cache_bytes=1000), How(size=16, batch_size=2))
+    inside = training_set(as_model(ColourPatches()), data, FAST, How(size=16))
+    outside = training_set(as_model(ColourPatches()), data, replace(FAST, cache_bytes=1000), How(size=16, batch_size=2))
     for a, b in zip(inside, outside, strict=True):
         assert torch.equal(a, b)
     heads = [train_head(*part, 4, replace(FAST, epochs=2), 0, CPU) for part in (inside, outside)]
@@ -151,7 +155,7 @@ def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:
     void = sample(np.full((16, 16), 255, np.uint8))
     data = open_segmentation(write_set(tmp_path / "set", [void] * 2, [sample(np.zeros((16, 16), np.uint8))]))
     with pytest.raises(InputError, match="nothing can be learnt"):
-        evaluate_linear(ColourPatches(), data, FAST, How(size=16))
+        evaluate_linear(as_model(ColourPatches()), data, FAST, How(size=16))
 
 
 def test_real_images() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.reading.shard_set import ShardOptions
 from pineco.data_pipeline.triplets.source import open_triplets
 from pineco.data_pipeline.triplets.table import COLUMNS, select_rows
+from pineco.evals.models.perceptual import PerceptualModel
 from pineco.evals.results.draws import image_counts
 from pineco.evals.triplets.encode import How, Measured, measure
 from pineco.evals.triplets.scores import (
@@ -102,8 +104,8 @@ def test_a_set_of_one_kind_has_no_parts(group: int) -> None:
 )
 def test_one_triplet(left: float, right: float, share: float, points: float, agrees: float | None) -> None:
     """Left and right would be exchanged, or an undecided triplet would count as right or wrong."""
-    arrays = (np.array([value], np.float32) for value in (left, right, share))
-    choices = Choices(*arrays, np.array([4]), np.array([0]), np.array([-1], np.int8))
+    arrays = [np.array([value], np.float32) for value in (left, right, share)]
+    choices = Choices(arrays[0], arrays[1], arrays[2], np.array([4]), np.array([0]), np.array([-1], np.int8))
     assert score(choices).tolist() == [points]
     assert agreement(choices).tolist() == [agrees or 0.0]
     assert ("accuracy" in means(choices)) == (agrees is not None)
@@ -176,7 +178,8 @@ def test_triplets_of_one_reference_are_not_independent() -> None:
     """A figure over few reference images would look as sure as one over many."""
     right = np.repeat(np.arange(20) % 2, 20)  # a model that is right for half of the references
     arrays = {"left": 1 - right, "right": right, "right_vote": np.zeros(400), "reference": np.repeat(np.arange(20), 20)}
-    found = figures(make(**{name: array.astype(np.float32) for name, array in arrays.items()}), seed=0)["two_afc"]
+    changes: dict[str, Any] = {name: array.astype(np.float32) for name, array in arrays.items()}
+    found = figures(make(**changes), seed=0)["two_afc"]
     widths = [high - low for low, high in (found.by_reference, found.interval)]
     assert widths[0] > 3 * widths[1]  # in theory the root of 20
 
@@ -250,7 +253,7 @@ class Colours:
 Triplet = tuple[int, int, int]
 
 
-def write(root: Path, triplets: list[Triplet], *, shards: bool = False, **columns: list[object]) -> Path:
+def write(root: Path, triplets: list[Triplet], *, shards: bool = False, **columns: Sequence[object]) -> Path:
     """Triplets of images by their red, each with 7 votes for the left image, in both layouts."""
     reds = sorted({red for sides in triplets for red in sides})
     root.mkdir()
@@ -276,7 +279,7 @@ def write(root: Path, triplets: list[Triplet], *, shards: bool = False, **column
 def run(root: Path, model: Any = None, min_votes: int = 6, **options: Any) -> Measured:
     table, reader = open_triplets(str(root), ShardOptions(memory=0))
     rows = {"test": select_rows(table, "test", min_votes, ties=True)}
-    return measure(model or Colours(), table, reader, rows, How(**options))["test"]
+    return measure(cast(PerceptualModel, model or Colours()), table, reader, rows, How(**options))["test"]
 
 
 TRIPLETS = [(10, 20, 90), (200, 90, 180), (40, 40, 41), (90, 10, 20), (120, 130, 110), (10, 10, 10)]
@@ -335,8 +338,8 @@ def test_every_distinct_image_is_encoded_once(tmp_path: Path) -> None:
 
 def test_splits_and_rows_with_few_votes_are_kept_apart(tmp_path: Path) -> None:
     """A model would be measured on what it was trained on, or on rows that NIGHTS' authors leave out."""
-    columns = {"split": ["train", "test", "test", "val", "test", "test"], "votes": [7, 7, 5, 7, 7, 6]}
-    halves = {"is_imagenet": ["True", "True", "True", "True", "False", "True"]}
+    columns: dict[str, Any] = {"split": ["train", "test", "test", "val", "test", "test"], "votes": [7, 7, 5, 7, 7, 6]}
+    halves: dict[str, Any] = {"is_imagenet": ["True", "True", "True", "True", "False", "True"]}
     found = run(write(tmp_path / "set", TRIPLETS, **columns, **halves)).choices
     assert found.votes.tolist() == [7, 7, 6]
     assert found.group.tolist() == [1, 0, 1]
@@ -347,7 +350,7 @@ def test_splits_and_rows_with_few_votes_are_kept_apart(tmp_path: Path) -> None:
 
 def test_undecided_rows_are_measured(tmp_path: Path) -> None:
     """The score would be over other rows than DreamSim's."""
-    columns = {"left_vote": [0.5, *[1] * 5], "right_vote": [0.5, *[0] * 5]}
+    columns: dict[str, Any] = {"left_vote": [0.5, *[1] * 5], "right_vote": [0.5, *[0] * 5]}
     assert len(run(write(tmp_path / "set", TRIPLETS, **columns)).choices) == 6
 
 

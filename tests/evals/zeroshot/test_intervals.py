@@ -18,7 +18,7 @@ from pineco.evals.zeroshot.outcomes import (
     metrics,
     statistic,
 )
-from tests.support.outcomes import MAKE, classification, multilabel, retrieval
+from tests.support.outcomes import MAKE, Make, classification, multilabel, retrieval
 
 GOLDEN = (
     [0, 2, 0, 1, 2, 1, 1, 0, 1, 2, 0, 2],
@@ -48,7 +48,7 @@ def repeated(outcomes: Outcomes, counts: np.ndarray) -> Outcomes:
 
 
 @MAKE
-def test_a_draw_is_the_figure_of_the_data_set_written_out(make) -> None:
+def test_a_draw_is_the_figure_of_the_data_set_written_out(make: Make) -> None:
     """An interval would be of something else than the metric: a wrong unit, wrong weights or lost copies."""
     outcomes = make()
     of = statistic(outcomes)
@@ -143,14 +143,14 @@ def test_pairing_takes_out_what_both_models_share() -> None:
 
 
 @MAKE
-def test_a_model_does_not_differ_from_itself(make) -> None:
+def test_a_model_does_not_differ_from_itself(make: Make) -> None:
     """The draws of the two would not be the same."""
     for metric in metrics(make()):
         assert difference(make(), make(), metric, seed=4, draws=50) == (0, 0, 0)
 
 
 @MAKE
-def test_intervals_name_every_metric(make) -> None:
+def test_intervals_name_every_metric(make: Make) -> None:
     """A report would show a figure without its interval."""
     outcomes = make()
     found, values = intervals(outcomes, seed=0, draws=100), metrics(outcomes)

@@ -18,7 +18,7 @@ from pineco.evals.zeroshot.outcomes import (
     paired,
     save_outcomes,
 )
-from tests.support.outcomes import MAKE, classification, multilabel, retrieval
+from tests.support.outcomes import MAKE, Make, classification, multilabel, retrieval
 
 
 def same(a: Outcomes, b: Outcomes) -> bool:
@@ -32,7 +32,7 @@ def same(a: Outcomes, b: Outcomes) -> bool:
 
 
 @MAKE
-def test_what_is_saved_comes_back(make, tmp_path: Path) -> None:
+def test_what_is_saved_comes_back(make: Make, tmp_path: Path) -> None:
     """A comparison would be of other figures than the reports show."""
     outcomes = make()
     save_outcomes(tmp_path / "a.safetensors", outcomes)
@@ -41,7 +41,7 @@ def test_what_is_saved_comes_back(make, tmp_path: Path) -> None:
 
 
 @MAKE
-def test_figures_and_chance_have_the_same_names(make) -> None:
+def test_figures_and_chance_have_the_same_names(make: Make) -> None:
     """A result would be refused, or a figure stand beside the chance of another one."""
     outcomes = make()
     assert list(metrics(outcomes)) == list(chance(outcomes))
@@ -54,7 +54,7 @@ def test_images_are_counted_once_whatever_their_captions() -> None:
 
 
 @MAKE
-def test_the_same_outcomes_give_the_same_bytes(make, tmp_path: Path) -> None:
+def test_the_same_outcomes_give_the_same_bytes(make: Make, tmp_path: Path) -> None:
     """A file's sum would say that a measurement changed where it did not."""
     for name in "abcdef":
         save_outcomes(tmp_path / name, make())
@@ -72,7 +72,7 @@ def test_integers_take_what_the_largest_needs(classes: int, wide: int, tmp_path:
 
 
 @MAKE
-def test_every_flipped_bit_is_noticed(make, tmp_path: Path) -> None:
+def test_every_flipped_bit_is_noticed(make: Make, tmp_path: Path) -> None:
     """A damaged disk would change a rank, and so a comparison, without a word."""
     path = tmp_path / "a"
     save_outcomes(path, make())
@@ -134,7 +134,7 @@ def test_loaded_outcomes_outlive_their_file(tmp_path: Path) -> None:
 
 
 @MAKE
-def test_two_models_on_the_same_data_pair_up(make) -> None:
+def test_two_models_on_the_same_data_pair_up(make: Make) -> None:
     """No two models could be compared."""
     paired(make(seed=0), make(seed=5))
 

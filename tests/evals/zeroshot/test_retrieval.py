@@ -17,10 +17,10 @@ def brute_force(images: np.ndarray, texts: np.ndarray, image_of_text: np.ndarray
     """By sorting all scores stably, one query at a time."""
     nearest_images = [np.argsort(-(images @ text), kind="stable") for text in texts]
     nearest_texts = [np.argsort(-(texts @ image), kind="stable") for image in images]
-    figures = {}
+    figures: dict[str, float] = {}
     for k in (1, 5, 10):
-        to_image = np.mean([own in near[:k] for own, near in zip(image_of_text, nearest_images, strict=True)])
-        to_text = np.mean([i in image_of_text[near[:k]] for i, near in enumerate(nearest_texts)])
+        to_image = float(np.mean([own in near[:k] for own, near in zip(image_of_text, nearest_images, strict=True)]))
+        to_text = float(np.mean([i in image_of_text[near[:k]] for i, near in enumerate(nearest_texts)]))
         figures |= {f"image_retrieval_recall@{k}": to_image, f"text_retrieval_recall@{k}": to_text}
         figures[f"mean_recall@{k}"] = (to_image + to_text) / 2
     return figures
@@ -68,9 +68,14 @@ def test_outcomes_keep_the_file_order() -> None:
 
 def test_no_block_of_scores_grows_with_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """All texts against all images would be held at once: 500 MB for the captions of 5,000 images."""
-    sizes = []
+    sizes: list[int] = []
     original = zr.rank_of
-    monkeypatch.setattr(zr, "rank_of", lambda scores, *rest: sizes.append(scores.numel()) or original(scores, *rest))
+
+    def listed(scores: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        sizes.append(scores.numel())
+        return original(scores, *rest)
+
+    monkeypatch.setattr(zr, "rank_of", listed)
     monkeypatch.setattr(zr, "CHUNK", 1000)
     generator = torch.Generator().manual_seed(0)
     images, texts = torch.randn(100, 4, generator=generator), torch.randn(500, 4, generator=generator)

@@ -25,6 +25,7 @@ from pineco.launch.plan.timm_size import TIMM, timm_tower
 from pineco.pretrain.distributed import RankInfo
 from pineco.pretrain.models.backbones import PREFIX, ClipBackbone
 from pineco.pretrain.objectives.neco import Neco
+from pineco.pretrain.recipe.data import MultiCropSettings
 from pineco.pretrain.recipe.load import load_recipe
 from pineco.pretrain.recipe.settings import Recipe
 
@@ -240,6 +241,7 @@ def _student_bytes(recipe: Recipe, images: int) -> int:
         kept.add(found := _Kept(tensor))
         return found
 
+    assert isinstance(recipe.data, MultiCropSettings)
     crops = [(2, recipe.data.global_size), (recipe.data.local_crops, recipe.data.local_size)]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda found: found.tensor):
         tokens = [objective.backbone.tokens(objective.model, torch.zeros(n * images, 3, s, s)) for n, s in crops]

@@ -17,6 +17,7 @@ from pineco.pretrain.distributed import RankInfo
 from pineco.pretrain.engine import LocalEngine, build_engine
 from pineco.pretrain.objectives.neco import Neco, similarity_spread
 from pineco.pretrain.patch_queue import pick
+from pineco.pretrain.recipe.data import MultiCropSettings
 from pineco.pretrain.recipe.load import load_recipe
 from pineco.pretrain.recipe.settings import Recipe
 from tests.support.ranks import TINY_CLIP, run_ranks
@@ -180,6 +181,7 @@ def _three_steps(ranks: RankInfo, settings: Recipe) -> tuple[list[float], dict[s
     objective = started(settings, ranks)
     engine = build_engine(objective, settings, ranks, torch.device("cpu"))
     losses = []
+    assert isinstance(settings.data, MultiCropSettings)
     for step in range(3):
         batch = part(views(4, seed=step, size=settings.data.global_size), ranks.rank, ranks.world)
         losses.append(float(engine.forward_backward(batch).loss.detach()))

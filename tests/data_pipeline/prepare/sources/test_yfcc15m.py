@@ -124,8 +124,9 @@ def test_several_captions_are_kept(tmp_path: Path, prepare: Prepare) -> None:
 def test_png_and_webp_keep_their_format(tmp_path: Path, prepare: Prepare) -> None:
     """A PNG called .jpg would be decoded as JPEG by stricter readers."""
     image = Image.open(io.BytesIO(photo(0)))
-    change = {"jpg": encode(image, "PNG")}, {"jpg": None, "webp": encode(image, "WEBP")}
-    prepare("yfcc15m", write_pairs(tmp_path / "src", (2,), k0=change[0], k1=change[1]), tmp_path / "dst")
+    webp: dict[str, bytes | None] = {"jpg": None, "webp": encode(image, "WEBP")}
+    source = write_pairs(tmp_path / "src", (2,), k0={"jpg": encode(image, "PNG")}, k1=webp)
+    prepare("yfcc15m", source, tmp_path / "dst")
     assert [next(iter(members)) for _, members in samples(tmp_path / "dst")] == ["png", "webp"]
 
 
