@@ -15,7 +15,8 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from pineco.data_pipeline.index.table import HEADER_BYTES, MEMBER, DamagedError, ShardIndex, rows_fit
-from pineco.data_pipeline.stores.store import Store, check_name
+from pineco.data_pipeline.stores.names import check_name
+from pineco.data_pipeline.stores.store import Store
 
 VERSION = 1
 MAX_HEADER = 1 << 24  # bytes; a shard of 4 TB has a smaller one

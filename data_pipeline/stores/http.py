@@ -22,8 +22,8 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, SSLError
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.stores.names import check_name
 from pineco.data_pipeline.stores.retry import NetworkSettings, PassingError, Retry, persist
-from pineco.data_pipeline.stores.store import check_name
 
 Result = TypeVar("Result")
 _HOPS = 5  # redirects of one request: a hub sends its files from another host

@@ -26,9 +26,9 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from pineco.data_pipeline.errors import InputError
+from pineco.data_pipeline.stores.names import check_name
 from pineco.data_pipeline.stores.retry import NetworkSettings, PassingError, Retry, persist
 from pineco.data_pipeline.stores.s3_get import RangeGetter
-from pineco.data_pipeline.stores.store import check_name
 
 Result = TypeVar("Result")
 MAX_OBJECT = 5 << 30  # bytes that S3 takes in one request

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from pineco.data_pipeline.errors import InputError
 from pineco.data_pipeline.files import replacing
+from pineco.data_pipeline.stores.names import check_name
 
-_NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")  # bytes that are no UTF-8 become such surrogates
 _REFUSED = re.compile(r"\s*([a-z][a-z0-9+.-]*)://|\s*(pipe|file|http|https):|\s*(-)", re.IGNORECASE)
 
 
@@ -93,13 +93,6 @@ def open_store(root: str | Path, *, create: bool = False) -> Store:
         with _in_one_line(Path(text)):
             Path(text).mkdir(parents=True, exist_ok=True)
     return LocalStore(text)
-
-
-def check_name(name: str) -> str:
-    """`name` itself; raises InputError for one that could lead out of the store, break a line or is no UTF-8."""
-    if name in ("", ".", "..") or _NO_NAME.search(name):
-        raise InputError(f"{name!r} is no name of a shard; names are taken from the listing, without folders")
-    return name
 
 
 class LocalStore:
