@@ -14,6 +14,11 @@ SEEDS  ?= 20
 TASKS  ?= paper29+paper2
 OUT    ?= runs/eval.json
 OPS    ?=
+FAST   := tests/test_structure.py $(addprefix tests/launch/,test_cli.py test_recipes.py test_cluster.py rundir) \
+          $(addprefix tests/pretrain/,recipe test_losses.py test_optim.py test_trainer.py) \
+          $(addprefix tests/data_pipeline/,test_order.py test_randomness.py test_files.py triplets index/test_lookup.py) \
+          $(addprefix tests/data_pipeline/,stores/test_tar.py images/test_crops.py images/test_transforms.py) \
+          $(addprefix tests/evals/,data/test_tasks.py results segmentation/test_miou.py triplets) tests/kernels/test_backend.py
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := .venv-peers/.ready
@@ -79,8 +84,8 @@ compare: $(READY) ## runs or reports against the first, image by image [RUNS="a 
 test: $(READY) ## the tests, but for the long rows of faults
 	$(BIN)/python -m pytest
 
-test-fast: $(READY) ## less than a minute: no training, no servers, no SLURM
-	$(BIN)/python -m pytest -m "not slow and not slurm" --ignore=tests/kernels
+test-fast: $(READY) ## less than a minute: no compilation, no servers, no SLURM
+	$(BIN)/python -m pytest $(FAST)
 
 test-faults: $(READY) ## the long rows of faults on a virtual SLURM, which CI runs, too
 	$(BIN)/python -m pytest -m faults

@@ -80,7 +80,6 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("position", [(0, 0), (3, 2500)], ids=["first batch", "middle of an epoch"])
 def test_fifteen_million_samples(data_set: Path, position: tuple[int, int]) -> None:
     """D9: every start and every resume of every rank would take minutes, or the memory that the model needs."""
