@@ -142,7 +142,7 @@ def test_steps_are_those_of_the_run(toy_world: Path) -> None:
     overrides = [f"toy_world.root={toy_world}", "init=random", "data.batch_size=24", "data.lanes=4"]
     recipe = load_recipe("clip_toy", [*overrides, "data.accumulation=3", "schedule.epochs=7"])
     made = plan(recipe, load_cluster("virtual"), 2)
-    index = open_shards(str(toy_world)).index
+    index = open_shards(str(recipe.data.root)).index
     order = EpochOrder(cut_extents(index.groups_by_shard(), lanes=4), seed=1, epoch=0, lanes=4)
     assert made.line("steps").value == total_steps(recipe, order.batches(24 // 3))
     assert made.line("samples").value == len(index) == 64
