@@ -96,7 +96,3 @@ def _unknown(words: Sequence[str]) -> str:
         return f"{words[0]} needs one of: {', '.join(members)}{hint or ';'} see pineco {words[0]} --help"
     hint = did_you_mean(words[0], [name.split()[0] for name in COMMANDS])
     return f"no command {words[0]!r}{hint or ';'} see pineco --help"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -31,6 +31,7 @@ def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_toy_world(tmp_path_factory.mktemp("toy") / "world", TINY, workers=1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put all tests of a SLURM on one worker, which starts it once, and first: they take minutes, mostly waiting."""
     for item in items:

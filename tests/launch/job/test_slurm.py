@@ -59,7 +59,8 @@ def test_two_nodes_are_two_ranks_of_this_machine(undisturbed: Path, recipe: Reci
         "--standalone",
         "--nproc-per-node=2",
         "-m",
-        "pineco.launch.train.run",
+        "pineco",
+        "train",
     ]
     arguments = [str(undisturbed / JOB / "recipe.yaml"), "--run-dir", str(tmp_path / "here")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
