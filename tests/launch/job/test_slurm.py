@@ -168,7 +168,7 @@ def test_the_same_error_twice_is_given_up(
 
     def copy_with_a_bug(folder: Path) -> None:
         copy(folder)
-        trainer = folder / "pretrain" / "trainer.py"
+        trainer = folder / "pineco" / "pretrain" / "trainer.py"
         mark = "        for hook in hooks:\n"
         text = trainer.read_text()
         assert mark in text
