@@ -83,7 +83,8 @@ def test_a_limit_that_comes_before_the_checkpoint(
     def copy_that_saves_slowly(folder: Path) -> None:
         """As a file system that hangs: no checkpoint is written while a file is there."""
         copy(folder)
-        path, mark = folder / "launch" / "hooks.py", "        exported, training = gather_tensors(self.engine)\n"
+        path = folder / "pineco" / "launch" / "train" / "checkpointer.py"
+        mark = "        exported, training = gather_tensors(self.engine)\n"
         text = path.read_text()
         assert mark in text
         wait_there = (
@@ -204,7 +205,7 @@ def test_a_port_that_is_taken(
         def copy_that_finds_it_taken(folder: Path) -> None:
             """The first look of the batch script returns this port, as if it had been free a moment ago."""
             copy(folder)
-            path = folder / "launch" / "supervise.py"
+            path = folder / "pineco" / "launch" / "job" / "supervise.py"
             mark = '        "MASTER_PORT": str(_free_port()),'
             text = path.read_text()
             assert mark in text
