@@ -84,7 +84,7 @@ compare: $(READY) ## runs or reports against the first, image by image [RUNS="a 
 test: $(READY) ## the tests, but for the long rows of faults
 	$(BIN)/python -m pytest
 
-test-fast: $(READY) ## less than a minute: no compilation, no servers, no SLURM
+test-fast: $(READY) ## a quick part of the tests: no compilation, no servers, no SLURM
 	$(BIN)/python -m pytest $(FAST)
 
 test-faults: $(READY) ## the long rows of faults on a virtual SLURM, which CI runs, too

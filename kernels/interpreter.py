@@ -46,7 +46,8 @@ def mend_interpreter() -> None:
 def _patch_once(patch: Any, tl: Any) -> Any:
     """Return `patch` so that functions called by a kernel find the language patched already.
 
-    Triton patches it again for each of their calls, which took a third of the time of our kernels' tests.
+    Triton patches it again for each of their calls: 54 s of CPU instead of 34 for the nine tests of test_soft_sort.py
+    whose names hold bitonic_kernels_err.
     """
     patched: set[frozenset[int]] = set()  # by which modules of the language a function sees, while a kernel runs
 
